@@ -1,1 +1,3 @@
-//! To be written.
+//! The master of a Larder cluster: the namespace, its journal, mounts, and where blocks are. It never touches their bytes.
+
+pub mod state;
