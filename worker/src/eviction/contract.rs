@@ -6,7 +6,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use larder_common::{BlockId, BlockIndex, FileId, Generation};
-use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{RngAlgorithm, TestRng, TestRunner},
+};
 
 use super::policy::{EvictionPolicy, Group, Removal};
 
@@ -88,6 +92,20 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A history of events that have nothing to do with each other.
+fn chaos() -> impl Strategy<Value = Vec<Step>> {
+    vec(step(), 0..500)
+}
+
+/// A history in phases: each goes round in one set of blocks, in an order that differs from round to round.
+fn phases() -> impl Strategy<Value = Vec<Step>> {
+    let phase = (0..20u64, 1..250u64, 0..800u64).prop_map(|(set, blocks, reads)| {
+        let at = move |read: u64| set * 100 + (read * 31 + read / blocks * 17) % blocks;
+        (0..reads).map(move |read| Step::Read { n: at(read), size: 10, count: 1 })
+    });
+    vec(phase, 1..6).prop_map(|phases| phases.into_iter().flatten().collect())
+}
+
 /// What is true whatever the policy thinks.
 #[derive(Debug, Default)]
 struct Witness {
@@ -139,7 +157,7 @@ impl<P: EvictionPolicy> Run<P> {
     }
 
     fn read(&mut self, n: u64, size: u64, count: u32) {
-        let (block, group) = (block(n), group(n / 40));
+        let (block, group) = (block(n), group(n / 40 % 3));
         if self.witness.present.contains_key(&block) {
             assert!(self.policy.admits(block, u64::MAX, group), "what is there is admitted");
             return self.policy.touched(block, count);
@@ -198,8 +216,21 @@ pub(super) fn same_as_model<P: EvictionPolicy, M: EvictionPolicy>(
     model: impl Fn() -> M,
     ghosts: impl Fn(&P) -> usize,
 ) {
-    let config = ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() };
-    let outcome = TestRunner::new(config).run(&vec(step(), 0..500), |steps| {
+    let config = |cases| ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    compare(TestRunner::new(config(128)), chaos(), &policy, &model, &ghosts);
+    // The same phases in every run, so that a test may count on what they lead to.
+    let same = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    compare(TestRunner::new_with_rng(config(24), same), phases(), &policy, &model, &ghosts);
+}
+
+fn compare<P: EvictionPolicy, M: EvictionPolicy>(
+    mut runner: TestRunner,
+    histories: impl Strategy<Value = Vec<Step>>,
+    policy: &impl Fn() -> P,
+    model: &impl Fn() -> M,
+    ghosts: &impl Fn(&P) -> usize,
+) {
+    let outcome = runner.run(&histories, |steps| {
         let (mut policy, mut model) = (run(policy()), run(model()));
         for step in &steps {
             policy.step(step);

@@ -3,7 +3,8 @@
 //! An [`Arena`] owns the values, found by key in O(1); a [`Queue`] is an order of some of them, and linking, unlinking
 //! and stepping are O(1) too. A slot is in at most one queue at a time, and is unlinked before it is removed. The index
 //! is never iterated, so no answer depends on the order of a hash table. Memory: the slot (key, value, 8 bytes of
-//! links) and 6 to 12 bytes of index, for the largest number of values that there were at one time.
+//! links) and 6 to 12 bytes of index, for the largest number of values that there were at one time; a growing vector may
+//! have reserved up to twice that.
 
 use std::{
     hash::{BuildHasher, Hash},

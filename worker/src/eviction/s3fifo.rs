@@ -11,7 +11,7 @@
 //! and counts in neither queue for the rest of that call, so that pinned blocks do not turn the eviction of newcomers
 //! into an eviction of all newcomers.
 //!
-//! All calls O(1) amortised; about 65 bytes of memory a block and at most 40 for its share of the ghost list.
+//! All calls O(1) amortised; about 60 bytes of memory a block and 14 to 28 for its share of the ghost list.
 
 use std::time::Duration;
 

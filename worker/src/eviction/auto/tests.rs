@@ -1,6 +1,6 @@
 //! Auto against its model: the same rules on plain vectors, blocks instead of hashes, and no shared structure.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use larder_common::BlockId;
 
@@ -246,9 +246,11 @@ impl EvictionPolicy for Model {
     fn advance(&mut self, _now: Duration) {}
 }
 
-/// Random histories are short, so windows are short too: groups turn often.
+/// Random histories are short, so windows are short too: groups turn often. That every kind of turn was met is asked
+/// too, or the comparison would prove nothing about it.
 #[test]
 fn it_does_what_its_model_does() {
+    let met = Cell::new([0u32; 4]);
     for (window, most_groups) in [(4, 3), (16, 2), (64, 1024)] {
         let config = AutoConfig { window, most_groups, ..AutoConfig::new(CAPACITY) };
         same_as_model(
@@ -257,10 +259,27 @@ fn it_does_what_its_model_does() {
             |auto| {
                 assert!(auto.groups.len() <= most_groups, "books are bounded");
                 assert!(auto.shadow.as_ref().is_none_or(|s| s.hashes.len() <= 400), "the shadow is bounded");
+                let now = turns(auto);
+                met.set(std::array::from_fn(|kind| met.get()[kind] + u32::from(now[kind])));
                 auto.ghost.places()
             },
         );
     }
+    println!("steps with a uniform group, a ceased one, one where LRU was better, a past block: {:?}", met.get());
+    assert!(met.get().iter().all(|steps| *steps > 0), "{:?}", met.get());
+}
+
+/// Whether there is a group that is uniform, one that ceased to be, one where LRU was better, and whether the oldest
+/// block belongs to a past pattern of a uniform group.
+fn turns(auto: &Auto) -> [bool; 4] {
+    let books: Vec<Book> = (0..3).filter_map(|n| auto.groups.find(group(n))).map(|at| auto.groups[at]).collect();
+    let past = auto.order.oldest().is_some_and(|at| auto.is_uniform(auto.blocks[at].group) && auto.yields(at));
+    [
+        books.iter().any(|b| b.uniform),
+        books.iter().any(|b| b.returned > b.since),
+        books.iter().any(|b| b.returned > 0 && b.returned == b.since),
+        past,
+    ]
 }
 
 #[test]
