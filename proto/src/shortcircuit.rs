@@ -249,7 +249,7 @@ fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
         let mut part = libc::CMSG_FIRSTHDR(header);
         while let Some(found) = part.as_ref() {
             if found.cmsg_level == libc::SOL_SOCKET && found.cmsg_type == libc::SCM_RIGHTS {
-                let bytes = found.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let bytes = found.cmsg_len - libc::CMSG_LEN(0) as usize;
                 let data = libc::CMSG_DATA(part).cast::<i32>();
                 taken.extend((0..bytes / 4).map(|i| OwnedFd::from_raw_fd(data.add(i).read_unaligned())));
             }
