@@ -3,5 +3,6 @@
 pub mod sessions;
 pub mod keys;
 pub mod interest;
+pub mod journal;
 pub mod cluster;
 pub mod state;
