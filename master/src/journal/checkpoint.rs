@@ -5,8 +5,9 @@
 //! journal's syncs never wait behind hundreds of megabytes), and renamed when it is whole.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{BufWriter, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -37,7 +38,8 @@ pub(super) struct FileWriter {
 impl FileWriter {
     /// Begins a checkpoint with this header at this path.
     pub(super) fn create(path: PathBuf, header: &Header) -> Result<Self> {
-        let file = File::create(&path).map_err(|e| failed("make", &path, e))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| failed("make", &path, e))?;
         let (bytes, seed) = header.encode();
         let mut file = BufWriter::with_capacity(256 << 10, file);
         file.write_all(&bytes).map_err(|e| failed("write", &path, e))?;

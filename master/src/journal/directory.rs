@@ -8,12 +8,14 @@
 //! | `spare.log` | an old segment that becomes the next one |
 //! | `*.tmp` | unfinished; removed at start |
 //!
-//! N and P have twenty digits. Nothing else is touched. The lock belongs to the open file, so it ends with the process,
+//! N and P have twenty digits. Only the owner may read them (0700, 0600): names and policies are in there. Nothing else is
+//! touched. The lock belongs to the open file, so it ends with the process,
 //! however that ends.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -54,7 +56,7 @@ impl Directory {
     /// # Errors
     /// `Busy` naming the holder if another process has it; the system's errors.
     pub(super) fn open(path: &Path, created_by: &str) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(|e| failed("make", path, e))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("make", path, e))?;
         let lock = lock(path, created_by)?;
         let handle = File::open(path).map_err(|e| failed("open", path, e))?;
         Ok(Self { path: path.to_owned(), handle, lock })
@@ -133,7 +135,7 @@ fn numbered(name: &str, before: &str, after: &str) -> Option<u64> {
 
 fn lock(directory: &Path, created_by: &str) -> Result<File> {
     let path = directory.join("LOCK");
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = open.map_err(|e| failed("open", &path, e))?;
     match file.try_lock() {
         Ok(()) => {}

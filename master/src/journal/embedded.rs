@@ -116,13 +116,18 @@ impl EmbeddedJournal {
     /// `Busy`: another process has it. `Corrupt`: damage, with file, offset, Position and what to do. `Mismatch`: another
     /// cluster, or a newer format. `Config`, `NoSpace`, and the system's errors.
     pub fn open(settings: &Settings) -> Result<Opened> {
+        Self::open_in(settings, boot())
+    }
+
+    /// Opens in this start of the machine.
+    pub(super) fn open_in(settings: &Settings, boot: Boot) -> Result<Opened> {
         settings.check()?;
         let directory = Directory::open(&settings.directory, &settings.created_by)?;
         let (size, created_by) = (settings.segment_size.0, settings.created_by.clone());
         let mould = move |cluster| Mould { cluster, size, created_by: created_by.clone() };
-        let found = recovery::recover(&directory, settings.cluster, &mould, &boot())?;
+        let found = recovery::recover(&directory, settings.cluster, &mould, &boot)?;
         let (created, findings) = (found.created, found.findings.clone());
-        let inner = Arc::new(Inner::new(directory, mould(found.cluster), found, settings.sync_interval));
+        let inner = Arc::new(Inner::new(directory, mould(found.cluster), found, settings.sync_interval, boot));
         let journal = Self { threads: Inner::start_threads(&inner)?, inner };
         journal.inner.begin_epoch()?;
         let checkpoint = journal.checkpoint()?;
@@ -144,7 +149,7 @@ impl Drop for EmbeddedJournal {
 }
 
 impl Inner {
-    fn new(directory: Directory, mould: Mould, found: Recovered, interval: Duration) -> Self {
+    fn new(directory: Directory, mould: Mould, found: Recovered, interval: Duration, boot: Boot) -> Self {
         let epoch = found.epoch + 1;
         let chain = Chain { epoch, position: Some(found.tail.chain.last()), ..found.tail.chain };
         let next = found.segment.number() + 1;
@@ -159,7 +164,7 @@ impl Inner {
             closed: false,
         };
         Self {
-            start: StartNote { boot: boot(), created_by: mould.created_by.clone() }.encode(),
+            start: StartNote { boot, created_by: mould.created_by.clone() }.encode(),
             retention: Retention::new(found.kept, &found.checkpoints, found.bad_checkpoints, mould.size),
             directory,
             mould,

@@ -10,7 +10,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -72,7 +72,7 @@ impl Segment {
     }
 
     fn make(path: &Path, mould: &Mould, number: u64, recycled: bool) -> Result<(File, u32)> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(!recycled).open(path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(!recycled).mode(0o600).open(path);
         let file = file.map_err(|e| failed("make", path, e))?;
         if !recycled {
             allocate(&file, path, mould.size)?;

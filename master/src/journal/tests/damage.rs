@@ -210,3 +210,43 @@ fn without_a_usable_checkpoint_or_a_segment_the_start_stops() {
         assert!(tried >= 2);
     }
 }
+
+/// A journal over several segments of which nothing was synced, killed; with one page of zeros in its second segment, as
+/// a power cut leaves that comes between the kernel's writing of one page and the next.
+fn half_written() -> TempDir {
+    let temp = fast_directory();
+    let never = Settings { sync_interval: Duration::from_secs(3600), ..settings(temp.path()) };
+    let journal = EmbeddedJournal::open_in(&never, [1; 16]).unwrap().journal;
+    append(&journal, 700);
+    let killed = killed(&journal, temp.path());
+    let path = killed.path().join("journal-00000000000000000002.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[12288..16384].fill(0);
+    std::fs::write(path, bytes).unwrap();
+    killed
+}
+
+#[test]
+fn pages_that_a_power_cut_lost_are_cut_with_what_nobody_was_promised() {
+    let directory = half_written();
+    let opened = EmbeddedJournal::open_in(&settings(directory.path()), [2; 16]).unwrap();
+    let end = check(&opened.journal, 1);
+    let [Finding::TornTail { position, behind: Some(Position(700)), .. }] = &opened.findings[..] else {
+        panic!("{:?}", opened.findings)
+    };
+    assert!(position.0 == end + 1 && end > 200 && end < 400, "{end}");
+    append(&opened.journal, 600);
+    drop(opened);
+    let again = EmbeddedJournal::open_in(&settings(directory.path()), [3; 16]).unwrap();
+    assert_eq!((check(&again.journal, 1), again.findings), (end + 600, vec![]));
+}
+
+#[test]
+fn the_same_hole_without_a_power_cut_is_damage() {
+    let directory = half_written();
+    let error = EmbeddedJournal::open_in(&settings(directory.path()), [1; 16]).unwrap_err();
+    assert!(
+        error.kind() == ErrorKind::Corrupt && error.to_string().contains("good frames up to Position 700"),
+        "{error}"
+    );
+}
