@@ -12,6 +12,7 @@ pub mod file;
 pub mod id;
 pub mod locality;
 pub mod path;
+pub mod settings;
 pub mod size;
 pub mod tier;
 
