@@ -26,8 +26,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Model {
-    directory: TempDir,
+    /// Dropped before the directory, which it still writes into until then.
     opened: Option<Opened>,
+    directory: TempDir,
     entries: Vec<Bytes>,
     checkpoints: Vec<u64>,
 }
