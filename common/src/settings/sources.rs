@@ -35,8 +35,8 @@ impl Files for BTreeMap<PathBuf, String> {
     }
 }
 
-/// A setting given on the command line.
-#[derive(Clone, Debug)]
+/// A setting given on the command line. Its value is not printed by `Debug`, for it could be a secret.
+#[derive(Clone)]
 pub struct Flag {
     /// The flag as people see it, `--mem`.
     pub shown: String,
@@ -46,8 +46,14 @@ pub struct Flag {
     pub value: String,
 }
 
-/// All that settings are read from.
-#[derive(Clone, Debug)]
+impl fmt::Debug for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.shown, self.name)
+    }
+}
+
+/// All that settings are read from. The environment's values are not printed by `Debug`: there are secrets among them.
+#[derive(Clone)]
 pub struct Sources<'a> {
     /// Settings from the command line. Of two with one name the later holds.
     pub flags: Vec<Flag>,
@@ -59,6 +65,15 @@ pub struct Sources<'a> {
     pub role: Option<Role>,
     /// How files are read.
     pub files: &'a dyn Files,
+}
+
+impl fmt::Debug for Sources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.environment.iter().map(|(name, _)| name).collect();
+        let mut all = f.debug_struct("Sources");
+        all.field("flags", &self.flags).field("environment", &names).field("config", &self.config);
+        all.field("role", &self.role).field("files", &self.files).finish()
+    }
 }
 
 impl<'a> Sources<'a> {

@@ -128,7 +128,7 @@ impl<'a> Collector<'a> {
 
     /// Decides which value of each setting holds, and names those that disagree.
     pub(super) fn decide(mut self) -> (Values, Vec<Warning>) {
-        self.candidates.sort_by(|a, b| order(a).cmp(&order(b)));
+        self.candidates.sort_by_key(order);
         let mut by_name: BTreeMap<String, Vec<Given>> = BTreeMap::new();
         for candidate in self.candidates {
             by_name.entry(candidate.found.name).or_default().push(candidate.given);
