@@ -1,1 +1,20 @@
-fn main() {}
+//! The one binary: `larder`. Parses the command line, runs one command, ends with its exit code. What a command does
+//! lives in its file under `commands`; what all commands share (settings, output, logs, errors) beside this file.
+
+mod arguments;
+mod command;
+mod commands;
+mod context;
+mod exit;
+mod failure;
+mod output;
+mod telemetry;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    command::main(std::env::args_os().collect(), std::env::vars_os().collect()).into()
+}

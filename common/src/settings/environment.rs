@@ -43,9 +43,18 @@ pub(super) fn collect(sources: &Sources<'_>, collector: &mut Collector<'_>) -> R
         {
             continue;
         }
-        if !variable(name, value, collector)? {
+        if !variable(name, value, sources.role, collector)? {
             unused.push(described(name));
         }
+    }
+    if sources
+        .environment
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "LARDER_CONFIG")
+        .is_some_and(|(_, path)| path.is_empty())
+    {
+        collector.warn("LARDER_CONFIG is empty and counts as not set".to_owned());
     }
     if !unused.is_empty() {
         collector.warn(format!("Larder has no use for {}", unused.join(", ")));
@@ -71,6 +80,8 @@ fn applies(only: Option<Role>, role: Option<Role>) -> bool {
     }
 }
 
+/// Variables without a prefix, with what they set. Their names are not ours alone, so only the roles that use the setting
+/// look at them.
 fn bare_settings() -> impl Iterator<Item = (&'static str, &'static Setting)> {
     registry::all().flat_map(|setting| setting.variables.iter().map(move |name| (*name, setting)))
 }
@@ -80,22 +91,28 @@ fn is_bare(name: &str) -> bool {
 }
 
 /// Takes one variable; answers whether anything has a use for it.
-fn variable(name: &str, value: &OsStr, collector: &mut Collector<'_>) -> Result<bool> {
-    let ours = name.strip_prefix(OURS);
-    let text = match (value.to_str(), ours) {
-        (Some(text), _) => text,
-        (None, _) => return Err(Error::new(ErrorKind::Config, format!("{name}: {value:?} is not UTF-8"))),
-    };
-    if let Some(key) = ours {
+fn variable(name: &str, value: &OsStr, role: Option<Role>, collector: &mut Collector<'_>) -> Result<bool> {
+    let not_text = || Error::new(ErrorKind::Config, format!("{name}: {value:?} is not UTF-8"));
+    if let Some(key) = name.strip_prefix(OURS) {
+        let text = value.to_str().ok_or_else(not_text)?;
         let known = collector.take(key, Dialect::Larder, text, Origin::Variable(name.to_owned()))?;
         return if known { Ok(true) } else { Err(unknown(name, key, text)) };
     }
     let origin = Origin::AlluxioVariable(name.to_owned());
     if let Some((_, setting)) = bare_settings().find(|(variable, _)| *variable == name) {
-        return collector.take(setting.name, Dialect::Larder, text, origin);
+        return match value.to_str() {
+            Some(text) if role.is_none_or(|role| setting.roles.contains(&role)) => {
+                collector.take(setting.name, Dialect::Larder, text, origin)
+            }
+            _ => Ok(true),
+        };
     }
     let key = name.strip_prefix(THEIRS).unwrap_or(name);
-    collector.take(key, Dialect::Alluxio, text, origin)
+    match value.to_str() {
+        Some(text) => collector.take(key, Dialect::Alluxio, text, origin),
+        None if registry::find(key, Dialect::Alluxio).is_some() => Err(not_text()),
+        None => Ok(false),
+    }
 }
 
 /// The error for a name that nobody knows; `key` is the name without the prefix of its source.

@@ -10,6 +10,7 @@
 
 mod document;
 mod environment;
+mod filter;
 mod java;
 mod properties;
 pub mod reference;
@@ -22,6 +23,7 @@ mod values;
 
 use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
+pub use filter::LogFilter;
 pub use registry::{
     ClientSettings, FuseSettings, GROUPS, LocalSettings, LogSettings, MasterSettings, SecuritySettings, UfsSettings,
     WorkerSettings, all,
@@ -29,7 +31,8 @@ pub use registry::{
 pub use setting::{Role, Setting};
 pub use sources::{Files, Flag, Origin, Sources, SystemFiles, Warning};
 pub use value::{
-    Authentication, Freshness, FuseProfile, Host, HostPort, HugePages, LogFormat, Percent, PolicyName, Secret, Value,
+    Authentication, Freshness, FuseProfile, Host, HostPort, HugePages, LogFormat, LogOutput, Percent, PolicyName,
+    Secret, Value,
 };
 pub(crate) use values::Values;
 
@@ -39,7 +42,7 @@ use values::Collector;
 use crate::{Error, ErrorKind, Locality, Result};
 
 /// All settings of a process.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// What the master is told, and where others find it.
     pub master: MasterSettings,
@@ -71,6 +74,13 @@ struct Places {
     home: Option<PathBuf>,
     state: Option<PathBuf>,
     runtime: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    /// What holds where nobody gave anything.
+    fn default() -> Self {
+        Self::read(Values::default(), &Sources::new([], &SystemFiles)).expect("defaults parse: a test reads them all")
+    }
 }
 
 /// One setting as it holds, for people.

@@ -99,7 +99,7 @@ fn the_same_works_with_our_prefix() {
     ]);
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(settings.worker.tiers, [tier("MEM:/opt/ramdisk:50%")]);
-    assert_eq!(settings.log.filter.as_deref(), Some("debug"));
+    assert_eq!(settings.log.filter.as_ref().map(LogFilter::as_str), Some("debug"));
     assert_eq!(settings.log.format, LogFormat::Json);
     assert_eq!(settings.log.uid, Some(7));
 }
@@ -304,6 +304,8 @@ fn empty_values_count_as_not_set() {
     let (settings, warnings) = load(&[("LARDER_MASTER_HOSTNAME", ""), ("ALLUXIO_MASTER_HOSTNAME", "a")]);
     assert_eq!(host(&settings), Some("a"));
     assert_eq!(warnings, ["LARDER_MASTER_HOSTNAME is empty and counts as not set"]);
+    let (_, warnings) = load(&[("LARDER_CONFIG", "")]);
+    assert_eq!(warnings, ["LARDER_CONFIG is empty and counts as not set"]);
 }
 
 #[test]
@@ -405,8 +407,7 @@ fn values_that_contradict_each_other_are_refused() {
 
 #[test]
 fn locality_is_what_was_given_and_the_host() {
-    let (settings, _) = load(&[]);
-    assert_eq!(settings.locality("h").to_string(), "node=h");
+    assert_eq!(Settings::default().locality("h").to_string(), "node=h");
     let (settings, _) = load(&[
         ("ALLUXIO_LOCALITY_RACK", "r1"),
         ("LARDER_LOCALITY_ORDER", "node,rack,zone"),
@@ -432,6 +433,24 @@ fn a_name_that_is_not_text_is_left_alone_and_a_value_is_refused() {
     assert!(Settings::load(&Sources::new([(strange.clone(), "x".into())], &files)).is_ok());
     let error = Settings::load(&Sources::new([("LARDER_MASTER_HOSTNAME".into(), strange)], &files)).unwrap_err();
     assert!(error.to_string().contains("LARDER_MASTER_HOSTNAME"), "{error}");
+}
+
+#[test]
+fn a_variable_that_is_not_ours_alone_concerns_only_who_uses_it() {
+    let files = files(&[]);
+    let load = |role| Settings::load(&Sources::new(environment(&[("MOUNT_POINT", "not absolute")]), &files).role(role));
+    assert!(load(Role::Client).unwrap().1.is_empty());
+    assert!(load(Role::Fuse).unwrap_err().to_string().contains("MOUNT_POINT"));
+}
+
+#[test]
+fn the_name_of_a_credential_is_the_same_in_all_sources() {
+    let (settings, _) = load(&[("LARDER_CREDENTIAL_PROD_ACCESS_KEY", "a")]);
+    assert_eq!(settings.credentials["prod"]["access_key"].expose(), "a");
+    let kept = [("/etc/larder/larder.toml", "[credential.my_prod]\nkey = 'a'")];
+    let error = load_with(&[], &kept).unwrap_err().to_string();
+    assert!(error.contains("cannot have `_`"), "{error}");
+    assert!(refused(&[("LARDER_CREDENTIAL_PROD", "a")]).contains("credential.NAME.KEY"));
 }
 
 fn anything_like_a_setting() -> impl Strategy<Value = (String, String)> {

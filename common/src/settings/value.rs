@@ -45,6 +45,7 @@ by_from_str! {
     Freshness = "`auto`, `never`, `once`, `always`, duration";
     Authentication = "`auto`, `simple`, `token`";
     LogFormat = "`text`, `json`";
+    LogOutput = "`stderr`, `stdout`";
     FuseProfile = "`general`, `dataset`";
 }
 
@@ -376,6 +377,16 @@ choice! {
         Text = "text",
         /// One object a line.
         Json = "json",
+    }
+}
+
+choice! {
+    /// Where servers log.
+    LogOutput {
+        /// Standard error.
+        Stderr = "stderr",
+        /// Standard output.
+        Stdout = "stdout",
     }
 }
 

@@ -45,8 +45,9 @@ impl Values {
     /// `Config` for a text that does not parse, naming its origin.
     pub(super) fn typed<T: Value>(&self, setting: &Setting) -> Result<T> {
         match self.0.get(setting.name) {
-            Some(given) => T::parse(&given.text).map_err(|e| unreadable(&e, &given.origin)),
-            None => T::parse(setting.default).map_err(|e| unreadable(&e, &Origin::Default).context(setting.name)),
+            Some(given) => T::parse(&given.text).map_err(|e| unreadable(&e, &given.origin, &given.text)),
+            None => T::parse(setting.default)
+                .map_err(|e| unreadable(&e, &Origin::Default, setting.default).context(setting.name)),
         }
     }
 
@@ -63,12 +64,23 @@ impl Values {
     }
 }
 
-fn unreadable(error: &Error, origin: &Origin) -> Error {
-    let wrapped = Error::new(ErrorKind::Config, format!("{origin}: {}", error.message()));
+/// The error of a type with the origin before it, and the whole value where the message has only a part of it.
+fn unreadable(error: &Error, origin: &Origin, text: &str) -> Error {
+    let message = match error.message().contains(text) {
+        true => format!("{origin}: {}", error.message()),
+        false => format!("{origin}={text}: {}", error.message()),
+    };
+    let wrapped = Error::new(ErrorKind::Config, message);
     match error.advice() {
         Some(advice) => wrapped.advise(advice),
         None => wrapped,
     }
+}
+
+/// Whether this names a credential in a way that the environment could not: there `_` parts the name from the key.
+fn is_ambiguous(name: &str) -> bool {
+    let credential = name.strip_prefix("credential.").and_then(|rest| rest.split_once('.'));
+    credential.is_some_and(|(credential, _)| credential.contains('_'))
 }
 
 struct Candidate {
@@ -98,6 +110,10 @@ impl<'a> Collector<'a> {
     /// `Config` for a value that does not parse, or whose file cannot be read.
     pub(super) fn take(&mut self, name: &str, dialect: Dialect, value: &str, origin: Origin) -> Result<bool> {
         let Some(found) = registry::find(name, dialect) else { return Ok(false) };
+        if is_ambiguous(name) {
+            let error = Error::new(ErrorKind::Config, format!("{origin}: the name of a credential cannot have `_`"));
+            return Err(error.advise("use `-` in its place"));
+        }
         let (text, origin) = match value.trim() {
             "" => ("".to_owned(), origin),
             path if found.from_file => self.content(path, origin)?,
@@ -108,7 +124,7 @@ impl<'a> Collector<'a> {
             return Ok(true);
         }
         let text = with_unit(text, &found, &origin);
-        (found.setting.check)(&text).map_err(|e| unreadable(&e, &origin))?;
+        (found.setting.check)(&text).map_err(|e| unreadable(&e, &origin, &text))?;
         let given = Given { setting: found.setting, text, origin };
         self.candidates.push(Candidate { found, given });
         Ok(true)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::settings::{
-    LogFormat, Role,
+    LogFilter, LogFormat, LogOutput, Role,
     setting::{Setting, group},
 };
 
@@ -21,9 +21,12 @@ group! {
 
     /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or levels by part as
     /// `info,larder_worker=debug`. Without it, `info` for servers and `warn` for commands.
-    filter: Option<String> = Setting::named("log.filter").also(&["log"]);
+    filter: Option<LogFilter> = Setting::named("log.filter").also(&["log"]);
     /// How log lines look: `text` for people, `json` for one object a line.
     format: LogFormat = Setting::named("log.format").default("text");
+    /// Where servers log: the image sets `stdout`. Commands always log to standard error.
+    output: LogOutput = Setting::named("log.output").default("stderr")
+        .roles(&[Role::Master, Role::Worker, Role::Fuse, Role::Local]);
     /// Where a process keeps what must outlive it, as the journal. Without it, `/var/lib/larder` as root, else
     /// `$XDG_STATE_HOME/larder`.
     state_folder: Option<PathBuf> = Setting::named("state.folder");
