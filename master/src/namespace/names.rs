@@ -26,7 +26,7 @@ impl InodeTree {
         self.enter(parent, name, slot)
     }
 
-    /// Makes an inode without a name: one that is open but removed.
+    /// Makes an inode without a name: a file that is open but removed, or a directory that is to be reclaimed.
     ///
     /// # Errors
     /// `AlreadyExists` for the id.
@@ -34,6 +34,9 @@ impl InodeTree {
         self.check_new(new.id)?;
         let slot = self.place(new, NONE, Run::EMPTY);
         self.inodes.get_mut(slot).links = 0;
+        if new.kind.is_directory() {
+            self.detached.push(slot);
+        }
         Ok(())
     }
 
@@ -45,7 +48,7 @@ impl InodeTree {
         }
         let slot = self.inodes.insert(inode);
         if matches!(new.kind, FileKind::Symlink(_) | FileKind::Special(..)) {
-            self.texts.insert(slot, new.kind.clone());
+            self.texts.insert(new.id, new.kind.clone());
         }
         let inodes = &self.inodes;
         self.index.insert(new.id.0, slot, |slot| inodes.get(slot).id);
@@ -115,9 +118,9 @@ impl InodeTree {
             return self.enter(parent, name, inode);
         }
         let extra = self.extras.insert(ExtraName { inode, parent, name: run });
-        let mut extras = self.extra_names.remove(&inode).unwrap_or_default();
+        let mut extras = self.extra_names.remove(&id).unwrap_or_default();
         extras.push(extra);
-        self.extra_names.insert(inode, extras);
+        self.extra_names.insert(id, extras);
         self.inodes.get_mut(inode).set(Flag::Side, true);
         self.enter(parent, name, extra | EXTRA)
     }
@@ -157,7 +160,7 @@ impl InodeTree {
             return self.drop_extra(slot, entry & !EXTRA);
         }
         self.arena.remove(self.inodes.get(slot).name);
-        match self.extra_names.get(&slot).and_then(|extras| extras.last().copied()) {
+        match self.extra_names.get(&self.inodes.get(slot).id()).and_then(|extras| extras.last().copied()) {
             None => {
                 let inode = self.inodes.get_mut(slot);
                 (inode.parent, inode.name) = (NONE, Run::EMPTY);
@@ -185,10 +188,11 @@ impl InodeTree {
         let name = self.extras.get(extra).name;
         self.arena.remove(name);
         self.extras.remove(extra, ExtraName { inode: NONE, parent: NONE, name: Run::EMPTY });
-        if let Some(mut extras) = self.extra_names.remove(&slot) {
+        let id = self.inodes.get(slot).id();
+        if let Some(mut extras) = self.extra_names.remove(&id) {
             extras.retain(|other| *other != extra);
             if !extras.is_empty() {
-                self.extra_names.insert(slot, extras);
+                self.extra_names.insert(id, extras);
             }
         }
     }

@@ -45,8 +45,8 @@ impl InodeTree {
             self.directories.remove(children, Directory::default().into());
         }
         if side || matches!(kind, super::Kind::Symlink | super::Kind::Special) {
-            self.texts.remove(&slot);
-            self.xattrs.remove(&slot);
+            self.texts.remove(&freed.id);
+            self.xattrs.remove(&freed.id);
         }
         let inodes = &self.inodes;
         self.index.remove(freed.id.0, |slot| inodes.get(slot).id);

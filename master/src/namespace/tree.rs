@@ -33,9 +33,9 @@ pub struct InodeTree {
     pub(super) arena: Arena,
     pub(super) index: Index,
     /// The extra names of each file that has some.
-    pub(super) extra_names: PagedMap<Slot, Vec<u32>>,
-    pub(super) texts: PagedMap<Slot, FileKind>,
-    pub(super) xattrs: PagedMap<Slot, Xattrs>,
+    pub(super) extra_names: PagedMap<FileId, Vec<u32>>,
+    pub(super) texts: PagedMap<FileId, FileKind>,
+    pub(super) xattrs: PagedMap<FileId, Xattrs>,
     /// Directories that have lost their name, to be freed.
     pub(super) detached: Stack,
 }
@@ -105,7 +105,7 @@ impl InodeTree {
     #[must_use]
     pub fn attached(&self, id: FileId) -> Option<&Inode> {
         let slot = self.slot(id)?;
-        let extra = || self.extra_names.get(&slot).into_iter().flatten();
+        let extra = || self.extra_names.get(&id).into_iter().flatten();
         let attached = self.is_attached(slot) || extra().any(|extra| self.is_attached(self.extras.get(*extra).parent));
         attached.then(|| self.inodes.get(slot))
     }
@@ -221,7 +221,7 @@ impl InodeTree {
         let Some(slot) = self.slot(id) else { return Vec::new() };
         let inode = self.inodes.get(slot);
         let first = self.parent(inode).map(|parent| (parent.id(), self.name(inode)));
-        let extras = self.extra_names.get(&slot).into_iter().flatten().map(|extra| {
+        let extras = self.extra_names.get(&id).into_iter().flatten().map(|extra| {
             let extra = self.extras.get(*extra);
             (FileId(self.inodes.get(extra.parent).id), self.arena.get(extra.name))
         });
@@ -235,8 +235,7 @@ impl InodeTree {
             Kind::File => FileKind::File,
             Kind::Directory => FileKind::Directory,
             Kind::Symlink | Kind::Special => {
-                let kind = self.slot(inode.id()).and_then(|slot| self.texts.get(&slot));
-                kind.cloned().unwrap_or_else(|| FileKind::Symlink(Vec::new()))
+                self.texts.get(&inode.id()).cloned().unwrap_or_else(|| FileKind::Symlink(Vec::new()))
             }
         }
     }
@@ -288,13 +287,13 @@ impl InodeTree {
     #[must_use]
     pub fn xattrs(&self, id: FileId) -> &[(Vec<u8>, Vec<u8>)] {
         let has = self.slot(id).filter(|slot| self.inodes.get(*slot).is(Flag::Side));
-        has.and_then(|slot| self.xattrs.get(&slot)).map_or(&[], |xattrs| xattrs)
+        has.and_then(|_| self.xattrs.get(&id)).map_or(&[], |xattrs| xattrs)
     }
 
     /// Sets an extended attribute, or removes it. False if there is no such inode.
     pub fn set_xattr(&mut self, id: FileId, name: &[u8], value: Option<&[u8]>) -> bool {
         let Some(slot) = self.slot(id) else { return false };
-        let mut xattrs = self.xattrs.get(&slot).map(|xattrs| xattrs.to_vec()).unwrap_or_default();
+        let mut xattrs = self.xattrs.get(&id).map(|xattrs| xattrs.to_vec()).unwrap_or_default();
         match (xattrs.binary_search_by(|(n, _)| n.as_slice().cmp(name)), value) {
             (Ok(at), Some(value)) => xattrs[at].1 = value.to_vec(),
             (Ok(at), None) => drop(xattrs.remove(at)),
@@ -302,12 +301,26 @@ impl InodeTree {
             (Err(_), None) => {}
         }
         if xattrs.is_empty() {
-            self.xattrs.remove(&slot);
+            self.xattrs.remove(&id);
         } else {
-            self.xattrs.insert(slot, Arc::new(xattrs));
+            self.xattrs.insert(id, Arc::new(xattrs));
             self.inodes.get_mut(slot).set(Flag::Side, true);
         }
         true
+    }
+
+    /// All names of files beside their first, by file and then in the order in which they were given.
+    pub fn more_names(&self) -> impl Iterator<Item = (FileId, FileId, &[u8])> {
+        self.extra_names.values().flatten().map(|extra| {
+            let extra = self.extras.get(*extra);
+            (self.inodes.get(extra.inode).id(), self.inodes.get(extra.parent).id(), self.arena.get(extra.name))
+        })
+    }
+
+    /// All extended attributes, by file and name.
+    pub fn all_xattrs(&self) -> impl Iterator<Item = (FileId, &[u8], &[u8])> {
+        let all = self.xattrs.iter();
+        all.flat_map(|(id, xattrs)| xattrs.iter().map(move |(name, value)| (*id, name.as_slice(), value.as_slice())))
     }
 
     /// Every inode, detached and nameless ones too, in no particular order.

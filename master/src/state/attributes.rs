@@ -1,8 +1,21 @@
 //! Mode, owner, times, length and extended attributes.
 
-use larder_common::{FileId, SessionId, Timestamp};
+use larder_common::{ErrorKind, FileId, Generation, Persistence, SessionId, Timestamp, path::NAME_MAX};
 
-use super::command::Target;
+use crate::namespace::{Flag, Inode};
+
+use super::{
+    action::{Operation, UnderAction},
+    command::Target,
+    entry::{SetInode, XattrChange},
+    outcome::{Outcome, Planned},
+    planner::{Plan, Planner, Stop, refuse},
+};
+
+/// The longest value of an extended attribute, in bytes, as in Linux.
+const XATTR_MAX: usize = 64 << 10;
+/// The most extended attributes of one file.
+const XATTRS: usize = 256;
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,4 +90,150 @@ pub struct RemoveXattr {
     pub target: Target,
     /// Its name.
     pub name: Vec<u8>,
+}
+
+impl SetAttributes {
+    /// The permission bits after this, as POSIX has them follow.
+    fn new_mode(&self, planner: &Planner<'_>, inode: &Inode) -> Result<Option<u32>, Stop> {
+        let caller = &planner.context.caller;
+        if let Some(mode) = self.mode {
+            planner.owns(inode)?;
+            let gid = self.gid.unwrap_or(inode.gid());
+            let keeps = caller.is_root() || inode.is_directory() || caller.gids.contains(&gid);
+            return Ok(Some(mode & 0o7777 & if keeps { !0 } else { !0o2000 }));
+        }
+        let mode = inode.mode();
+        let executable = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+        let dropped = mode & !(0o4000 | executable);
+        let chowned = self.uid.is_some() || self.gid.is_some();
+        Ok((chowned && inode.is_file() && dropped != mode).then_some(dropped))
+    }
+
+    fn may_chown(&self, planner: &Planner<'_>, inode: &Inode) -> Result<(), Stop> {
+        let caller = &planner.context.caller;
+        let uid_stays = self.uid.is_none_or(|uid| uid == inode.uid());
+        let gid_fits = self.gid.is_none_or(|gid| gid == inode.gid() || caller.gids.contains(&gid));
+        match (self.uid, self.gid) {
+            (None, None) => Ok(()),
+            _ if caller.is_root() => Ok(()),
+            _ if uid_stays && gid_fits => planner.owns(inode),
+            _ => refuse(ErrorKind::Denied, b"", "only root gives files to other users or groups"),
+        }
+    }
+
+    fn may_touch(&self, planner: &Planner<'_>, inode: &Inode) -> Result<(), Stop> {
+        match (self.accessed, self.modified) {
+            (None, None) => Ok(()),
+            (None | Some(SetTime::Now), None | Some(SetTime::Now)) if planner.owns(inode).is_err() => planner.may(inode, 2),
+            _ => planner.owns(inode),
+        }
+    }
+}
+
+impl Plan for SetAttributes {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        let (inode, mount) = planner.target(&self.target)?;
+        planner.as_seen(inode, self.expected, b"")?;
+        planner.writable(mount)?;
+        self.may_chown(planner, inode)?;
+        self.may_touch(planner, inode)?;
+        let mode = self.new_mode(planner, inode)?;
+        if let Some(length) = self.length.filter(|length| *length != inode.length() || inode.is_directory()) {
+            return planner.truncate(inode, length, self);
+        }
+        let now = planner.now();
+        let time = |set: Option<SetTime>| set.map(|set| if let SetTime::At(time) = set { time } else { now });
+        let (accessed, modified) = (time(self.accessed), time(self.modified));
+        let nothing = mode.is_none() && self.uid.is_none() && self.gid.is_none() && accessed.is_none() && modified.is_none();
+        if nothing {
+            return Ok(planner.apply(&Outcome::Done));
+        }
+        let nanos = |time: Option<Timestamp>| time.map(|time| time.0);
+        planner.push(SetInode {
+            file: inode.id().0,
+            mode,
+            uid: self.uid,
+            gid: self.gid,
+            accessed: nanos(accessed),
+            modified: nanos(modified),
+            changed: Some(now.0),
+        });
+        let (uid, gid) = (self.uid, self.gid);
+        planner.through(inode, |target| Operation::SetAttributes { target, mode, uid, gid, accessed, modified })
+    }
+}
+
+impl Planner<'_> {
+    /// The changes so far, in the under store too where the inode is there under a name.
+    fn through(&mut self, inode: &Inode, operation: impl FnOnce(super::Relative) -> Operation) -> Result<Planned, Stop> {
+        let under = self.state.under_path(inode.id()).filter(|_| inode.is(Flag::Stored));
+        let Some((mount, target)) = under else { return Ok(self.apply(&Outcome::Done)) };
+        self.lock_inode(inode.id());
+        let operation = operation(target);
+        let action = UnderAction { mount, directories: Vec::new(), destroy: Vec::new(), operation, sync: false };
+        self.intent(action, inode.id(), &Outcome::Done)
+    }
+
+    fn truncate(&mut self, inode: &Inode, length: u64, command: &SetAttributes) -> Result<Planned, Stop> {
+        if inode.is_directory() {
+            return refuse(ErrorKind::IsDirectory, b"", "a directory has no length to set");
+        }
+        if !inode.is_file() || length != 0 {
+            return refuse(ErrorKind::Unsupported, b"", "a file is cut to 0 here; write it for any other length");
+        }
+        self.may(inode, 2)?;
+        if self.state.lease_of.contains(&inode.id()) {
+            return refuse(ErrorKind::Busy, b"", "somebody is writing the file");
+        }
+        let generation = Generation(self.number()?);
+        let persistence = match inode.persistence() {
+            Persistence::Persisted if inode.is(Flag::Stored) => Persistence::Persisted,
+            Persistence::Persisted | Persistence::NotPersisted => Persistence::NotPersisted,
+            Persistence::ToBePersisted => Persistence::ToBePersisted,
+        };
+        let outcome = Outcome::Committed { file: inode.id(), generation };
+        self.empty_version(inode, generation, persistence, &command.holders, false, &outcome)
+    }
+
+    fn set_xattr(&mut self, target: &Target, name: &[u8], value: Option<&[u8]>, mode: XattrMode) -> Result<Planned, Stop> {
+        let (inode, mount) = self.target(target)?;
+        self.writable(mount)?;
+        match name.starts_with(b"user.") {
+            true => self.may(inode, 2)?,
+            false if self.context.caller.is_root() => {}
+            false => return refuse(ErrorKind::Denied, name, "only root sets attributes outside of `user.`"),
+        }
+        let xattrs = self.state.xattrs(inode.id());
+        let there = xattrs.iter().any(|(other, _)| other == name);
+        match (mode, there) {
+            (XattrMode::Create, true) => return refuse(ErrorKind::AlreadyExists, name, "the attribute is there"),
+            (XattrMode::Replace, false) => return refuse(ErrorKind::NotFound, name, "no such attribute"),
+            _ if !there && value.is_some() && xattrs.len() >= XATTRS => {
+                return refuse(ErrorKind::NoSpace, name, "the file has too many attributes");
+            }
+            _ => {}
+        }
+        let (file, value) = (inode.id().0, value.map(<[u8]>::to_vec));
+        self.push(XattrChange { file, name: name.to_vec(), value: value.clone() });
+        let name = name.to_vec();
+        self.through(inode, |target| Operation::SetXattr { target, name, value })
+    }
+}
+
+impl Plan for SetXattr {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        if self.name.is_empty() || self.name.len() > NAME_MAX || self.name.contains(&0) {
+            return refuse(ErrorKind::Invalid, &self.name, "an attribute's name has 1 to 255 bytes, none of them NUL");
+        }
+        if self.value.len() > XATTR_MAX {
+            return refuse(ErrorKind::Invalid, &self.name, "an attribute's value has at most 64 KiB");
+        }
+        planner.set_xattr(&self.target, &self.name, Some(&self.value), self.mode)
+    }
+}
+
+impl Plan for RemoveXattr {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        planner.set_xattr(&self.target, &self.name, None, XattrMode::Replace)
+    }
 }

@@ -12,7 +12,9 @@ use super::{
     files::{AbandonFile, CompleteFile, CreateComplete, CreateFile},
     loading::{LoadChildren, Refresh},
     mounts::{Format, Mount, Unmount},
+    outcome::Planned,
     persisting::{Freed, Persist, PersistFailed, PersistStarted, Persisted},
+    planner::{Plan, Planner, Stop},
     removing::{Reclaim, Remove},
     renaming::Rename,
     sessions::{Closed, EndSession, HoldFiles, OpenSession, ReserveIds},
@@ -31,6 +33,10 @@ macro_rules! commands {
             #[must_use]
             pub fn name(&self) -> &'static str {
                 match self { $(Command::$name(_) => stringify!($name),)* }
+            }
+
+            pub(super) fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+                match self { $(Command::$name(command) => command.plan(planner),)* }
             }
         }
 

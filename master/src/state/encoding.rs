@@ -3,6 +3,7 @@
 
 use larder_common::{
     AttemptId, BlockSize, FileId, Fingerprint, Generation, LeaseId, MountId, Persistence, SessionId, Timestamp, WriteType,
+    file::TtlAction,
 };
 
 use super::{
@@ -87,6 +88,21 @@ pub(crate) fn write_type(number: u32) -> WriteType {
         2 => WriteType::Through,
         3 => WriteType::AsyncThrough,
         _ => WriteType::CacheThrough,
+    }
+}
+
+pub(crate) fn ttl_action_number(action: TtlAction) -> u32 {
+    match action {
+        TtlAction::Delete => 1,
+        TtlAction::Free => 2,
+    }
+}
+
+pub(crate) fn ttl_action(number: u32) -> Option<TtlAction> {
+    match number {
+        1 => Some(TtlAction::Delete),
+        2 => Some(TtlAction::Free),
+        _ => None,
     }
 }
 

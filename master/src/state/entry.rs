@@ -208,6 +208,8 @@ messages! {
         found: bool [bool, tag = "3"],
         /// Who has the file open.
         holders: Vec<u64> [uint64, repeated, tag = "4"],
+        /// The mount in whose orphans it stays for them.
+        mount: u32 [uint32, tag = "5"],
     }
     /// A name becomes another, which must be free.
     MoveName {

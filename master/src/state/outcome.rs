@@ -140,6 +140,8 @@ pub struct Applied {
 pub enum Effect {
     /// What caches know of this inode is old.
     Invalidate(FileId),
+    /// What caches know of anything may be old: a tree has moved or gone, or a mount has changed.
+    InvalidateAll,
     /// What caches know of this name is old.
     InvalidateName {
         /// The directory.

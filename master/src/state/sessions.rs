@@ -2,7 +2,18 @@
 
 use std::time::Duration;
 
-use larder_common::{FileId, Generation, SessionId};
+use larder_common::{ErrorKind, FileId, Generation, SessionId};
+
+use super::{
+    entry::{AddSession, CloseOrphan, DropSession, HoldNumbers, Reserve},
+    outcome::{Outcome, Planned},
+    planner::{Plan, Planner, Stop, refuse},
+};
+
+/// Numbers of a start begin at least at so many times the Unix time in seconds, as a power of two.
+const NUMBERS_PER_SECOND: u32 = 22;
+/// The most files that a session holds ids for.
+const HELD_MAX: u32 = 65_536;
 
 /// Reserve numbers of the cluster's counter. The server does this at every start and change of leader, and again
 /// when [`super::State::numbers_left`] is low; numbers are used only when the entry is on disk.
@@ -49,4 +60,70 @@ pub struct Closed {
     pub file: FileId,
     /// The version.
     pub generation: Generation,
+}
+
+impl Plan for ReserveIds {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        let counter = planner.state.counter;
+        if !self.start && planner.context.durable < counter.at {
+            return Ok(planner.apply(&Outcome::Done));
+        }
+        let seconds = u64::try_from(planner.now().seconds()).unwrap_or(0);
+        let clock = seconds.checked_shl(NUMBERS_PER_SECOND).unwrap_or(0);
+        let next = if self.start { counter.end.max(clock).max(2) } else { counter.next };
+        let end = next.max(counter.end).saturating_add(self.count);
+        planner.push(Reserve { next, end });
+        Ok(planner.apply(&Outcome::Done))
+    }
+}
+
+impl Plan for OpenSession {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        let session = planner.number()?;
+        let lease_nanos = u64::try_from(self.lease.as_nanos()).unwrap_or(u64::MAX);
+        planner.push(AddSession { session, name: self.name.clone(), lease_nanos });
+        Ok(planner.apply(&Outcome::Session(SessionId(session))))
+    }
+}
+
+impl Plan for EndSession {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        if planner.state.sessions.contains(&self.session) {
+            planner.push(DropSession { session: self.session.0 });
+        }
+        Ok(planner.apply(&Outcome::Done))
+    }
+}
+
+impl Plan for HoldFiles {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        planner.session(self.session)?;
+        if self.count == 0 || self.count > HELD_MAX {
+            return refuse(ErrorKind::Invalid, b"", "ids are held for 1 to 65536 files at once");
+        }
+        let numbers = u64::from(self.count) * 2;
+        let first = planner.numbers(numbers)?;
+        planner.push(HoldNumbers { session: self.session.0, first, end: first + numbers });
+        Ok(planner.apply(&Outcome::Held { first, count: self.count }))
+    }
+}
+
+impl Plan for Closed {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        if planner.state.orphans.contains(&(self.file, self.generation)) {
+            let (file, generation, session) = (self.file.0, self.generation.0, self.session.0);
+            planner.push(CloseOrphan { file, generation, session });
+        }
+        Ok(planner.apply(&Outcome::Done))
+    }
+}
+
+impl Planner<'_> {
+    /// Refuses a session that is not open.
+    pub(super) fn session(&self, session: SessionId) -> Result<(), Stop> {
+        match self.state.sessions.contains(&session) {
+            true => Ok(()),
+            false => refuse(ErrorKind::Denied, b"", &format!("session {session} has ended; open another")),
+        }
+    }
 }
