@@ -1,8 +1,20 @@
 //! The master of a Larder cluster: the namespace, its journal, mounts, and where blocks are. It never touches their bytes.
+//!
+//! Direction of flow: [`rpc`] decodes requests and asks [`master`]; that asks [`core`], the one writer, which plans in
+//! [`state`], appends to the [`journal`] and applies; what follows goes to [`sessions`] and [`cluster`]. [`under`] does what
+//! has to be done in under stores. [`tasks`] are what the master does by itself, [`server`] puts it together.
 
-pub mod sessions;
-pub mod keys;
+pub mod cluster;
+pub mod config;
+pub mod core;
 pub mod interest;
 pub mod journal;
-pub mod cluster;
+pub mod keys;
+pub mod master;
+pub mod namespace;
+pub mod paths;
+pub mod rpc;
+pub mod sessions;
 pub mod state;
+pub mod tasks;
+pub mod under;

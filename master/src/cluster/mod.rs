@@ -6,11 +6,13 @@
 //! Lock order: the registry's lock may be held while a shard of the locations is locked, never the other way round.
 
 pub mod block_set;
+pub mod links;
 pub mod locations;
 pub mod placement;
 pub mod registry;
 
 pub use block_set::BlockSet;
+pub use links::Links;
 pub use locations::{Holding, Locations};
 pub use placement::{Candidate, Rendezvous};
 pub use registry::{Registry, WorkerRecord, WorkerSlot};

@@ -1,0 +1,260 @@
+//! What clients and workers are told, made from the state, the locations and the registry.
+//!
+//! Grants are signed here. A grant to read names the object and its fingerprint, so that a cold read needs no second trip;
+//! a grant to write names the lease and the temporary.
+
+use bytes::Bytes;
+use larder_common::{
+    BlockIndex, BlockSize, Error, ErrorKind, FileId, FileStatus, Generation, LeaseId, MountId, Persistence, Result,
+    WorkerId, WriteType,
+};
+use larder_proto::{Grant, Greeting, WriteRight, convert, v1};
+
+use crate::{
+    cluster::{Candidate, Holding, Registry, WorkerSlot, placement},
+    master::Master,
+    state::{Outcome, State, Temporary},
+};
+
+/// The content of a file as grants and placement need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The version.
+    pub generation: Generation,
+    /// Length in bytes.
+    pub length: u64,
+    /// The size of its blocks.
+    pub block_size: BlockSize,
+    /// Whether it is in the under store.
+    pub persisted: bool,
+    /// The mount.
+    pub mount: MountId,
+}
+
+/// The content of a file, if it has any.
+#[must_use]
+pub fn content(state: &State, file: FileId) -> Option<Content> {
+    let status = state.status(file).filter(|status| status.kind.is_file())?;
+    Some(Content {
+        generation: status.generation,
+        length: status.length,
+        block_size: status.block_size,
+        persisted: status.persistence == Persistence::Persisted,
+        mount: status.mount,
+    })
+}
+
+fn gone(file: FileId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("file {file} is no more"))
+}
+
+/// The status of an inode, with how much of it is in the cache.
+///
+/// # Errors
+/// `NotFound`.
+pub fn status(master: &Master, state: &State, file: FileId) -> Result<FileStatus> {
+    let mut status = state.status(file).ok_or_else(|| gone(file))?;
+    if status.kind.is_file() && status.length > 0 {
+        let blocks = u64::from(status.block_size.count(status.length));
+        let held = u64::from(master.locations.held((file, status.generation)));
+        status.in_cache_percent = u8::try_from((held * 100 / blocks).min(100)).unwrap_or(100);
+    }
+    Ok(status)
+}
+
+fn unsigned_grant(state: &State, file: FileId, write: Option<WriteRight>) -> Result<Grant> {
+    let content = content(state, file).ok_or_else(|| gone(file))?;
+    let object = state.under_path(file).map(|(_, path)| path.0).unwrap_or_default();
+    Ok(Grant {
+        file,
+        generation: content.generation,
+        length: content.length,
+        block_size: content.block_size,
+        mount: content.mount,
+        object: object.into(),
+        fingerprint: state.fingerprint(file).filter(|_| content.persisted),
+        group: state.group(file).0,
+        persisted: content.persisted,
+        pinned: state.is_pinned(file),
+        write,
+    })
+}
+
+fn sign(master: &Master, grant: &Grant) -> Bytes {
+    grant.sign(master.keys.lock().current())
+}
+
+/// A grant to read the committed content of a file.
+///
+/// # Errors
+/// `NotFound`.
+pub fn read_grant(master: &Master, file: FileId) -> Result<Bytes> {
+    let grant = unsigned_grant(&master.core.read(), file, None)?;
+    Ok(sign(master, &grant))
+}
+
+/// A grant to fill an attempt's temporary with committed content.
+///
+/// # Errors
+/// `NotFound`; `Changed` when the version is over.
+pub fn persist_grant(master: &Master, file: FileId, generation: Generation, temporary: &Temporary) -> Result<Bytes> {
+    let right = WriteRight {
+        lease: LeaseId(0),
+        write_type: WriteType::AsyncThrough,
+        temporary: temporary.name.clone().into(),
+        sync: true,
+    };
+    let grant = unsigned_grant(&master.core.read(), file, Some(right))?;
+    if grant.generation != generation {
+        return Err(Error::new(ErrorKind::Changed, format!("version {generation} of file {file} is over")));
+    }
+    Ok(sign(master, &grant))
+}
+
+/// What a call is answered.
+///
+/// # Errors
+/// `NotFound` where what was made is gone already.
+pub fn outcome(
+    master: &Master,
+    greeting: &Greeting,
+    prefer: Option<WorkerId>,
+    outcome: Outcome,
+) -> Result<v1::outcome::Result> {
+    use v1::outcome::Result as Wire;
+    match outcome {
+        Outcome::Made(file) | Outcome::Committed { file, .. } => {
+            let status = status(master, &master.core.read(), file)?;
+            Ok(Wire::Status((&status).into()))
+        }
+        Outcome::Writing { file, generation, lease, temporary } => {
+            created(master, greeting, prefer, Writing { file, generation, lease, temporary }).map(Wire::Created)
+        }
+        _ => Ok(Wire::Done(v1::Empty {})),
+    }
+}
+
+struct Writing {
+    file: FileId,
+    generation: Generation,
+    lease: LeaseId,
+    temporary: Option<Temporary>,
+}
+
+fn created(master: &Master, greeting: &Greeting, prefer: Option<WorkerId>, writing: Writing) -> Result<v1::Created> {
+    let (status, mut grant, write_type) = {
+        let state = master.core.read();
+        let lease = state.lease(writing.lease).ok_or_else(|| gone(writing.file))?;
+        (status(master, &state, writing.file)?, unsigned_grant(&state, writing.file, None)?, lease.write_type)
+    };
+    grant.generation = writing.generation;
+    grant.length = 0;
+    grant.fingerprint = None;
+    grant.persisted = false;
+    grant.write = Some(WriteRight {
+        lease: writing.lease,
+        write_type,
+        temporary: writing.temporary.map(|temporary| temporary.name.into()).unwrap_or_default(),
+        sync: true,
+    });
+    let copies = usize::try_from(status.replication_min.max(1)).unwrap_or(1);
+    let wanted = placement::Wanted { near: prefer, locality: &greeting.locality };
+    let registry = master.registry.lock();
+    let workers = placement::to_write(writing.file, copies, &wanted, &registry.candidates(grant.mount, false));
+    if workers.is_empty() {
+        return Err(no_worker());
+    }
+    let workers = workers.iter().filter_map(|slot| address(&registry, *slot)).collect();
+    Ok(v1::Created { status: Some((&status).into()), lease: writing.lease.0, grant: sign(master, &grant), workers })
+}
+
+fn no_worker() -> Error {
+    Error::new(ErrorKind::Unavailable, "no live worker can take this")
+        .advise("start a worker (`larder worker`), or see `larder fsadmin report workers`")
+}
+
+fn address(registry: &Registry, slot: WorkerSlot) -> Option<v1::WorkerAddress> {
+    registry.get(slot).map(|record| (&record.address).into())
+}
+
+/// Where these workers are reached.
+#[must_use]
+pub fn addresses(master: &Master, workers: &[WorkerSlot]) -> Vec<v1::WorkerAddress> {
+    let registry = master.registry.lock();
+    workers.iter().filter_map(|slot| address(&registry, *slot)).collect()
+}
+
+/// Everything that a client needs to read a file: grant, holders, and who is to fetch what nobody holds.
+///
+/// # Errors
+/// `NotFound`; `Invalid` for what has no content.
+pub fn open(master: &Master, greeting: &Greeting, near: Option<WorkerId>, file: FileId) -> Result<v1::OpenReply> {
+    let (status, grant, position) = {
+        let state = master.core.read();
+        let status = status(master, &state, file)?;
+        if !status.kind.is_file() {
+            let kind = if status.kind.is_directory() { ErrorKind::IsDirectory } else { ErrorKind::Invalid };
+            return Err(Error::new(kind, "only a file has bytes to read"));
+        }
+        (status, unsigned_grant(&state, file, None)?, state.position())
+    };
+    let mut reply = v1::OpenReply {
+        status: Some((&status).into()),
+        grant: sign(master, &grant),
+        position: position.0,
+        ..v1::OpenReply::default()
+    };
+    let wanted = placement::Wanted { near, locality: &greeting.locality };
+    let registry = master.registry.lock();
+    let live = registry.candidates(grant.mount, false);
+    Places { reply: &mut reply, registry: &registry }.fill(
+        &grant,
+        &wanted,
+        &live,
+        master.locations.holders((file, grant.generation)),
+    );
+    Ok(reply)
+}
+
+/// Fills in who holds what, each worker named once.
+struct Places<'a> {
+    reply: &'a mut v1::OpenReply,
+    registry: &'a Registry,
+}
+
+impl Places<'_> {
+    fn fill(mut self, grant: &Grant, wanted: &placement::Wanted<'_>, live: &[Candidate], holders: Vec<Holding>) {
+        let blocks = grant.block_size.count(grant.length);
+        let mut held = vec![false; blocks as usize];
+        for holding in holders.iter().filter(|h| h.lease.is_none()) {
+            let Some(worker) = self.place(holding.worker) else { continue };
+            holding.blocks.iter().filter(|block| *block < blocks).for_each(|block| held[block as usize] = true);
+            let medium = v1::Medium::from(holding.medium).into();
+            self.reply.holders.push(v1::Holder { worker, medium, runs: holding.blocks.to_runs() });
+        }
+        let mut assigned: Vec<(WorkerSlot, Vec<u32>)> = Vec::new();
+        for block in (0..blocks).filter(|block| !held[*block as usize]) {
+            let Some(slot) = placement::to_fetch(grant.file, BlockIndex(block), wanted, live) else { break };
+            match assigned.iter_mut().find(|(other, _)| *other == slot) {
+                Some((_, blocks)) => blocks.push(block),
+                None => assigned.push((slot, vec![block])),
+            }
+        }
+        for (slot, blocks) in assigned {
+            let Some(worker) = self.place(slot) else { continue };
+            self.reply.assignments.push(v1::Assignment { worker, runs: convert::to_runs(blocks) });
+        }
+    }
+
+    /// The place of a live worker in the reply's list.
+    fn place(&mut self, slot: WorkerSlot) -> Option<u32> {
+        let record = self.registry.get(slot).filter(|record| record.live)?;
+        let id = record.address.id.to_bytes();
+        let known = self.reply.workers.iter().position(|worker| worker.id[..] == id[..]);
+        let place = known.unwrap_or_else(|| {
+            self.reply.workers.push((&record.address).into());
+            self.reply.workers.len() - 1
+        });
+        u32::try_from(place).ok()
+    }
+}

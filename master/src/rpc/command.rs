@@ -1,0 +1,320 @@
+//! Commands as they come over the wire, turned into the state machine's and validated, once.
+//!
+//! `Free` and `Persist` over a tree are not one command of the state machine; they are answered as [`Asked::Tree`].
+
+use std::collections::BTreeMap;
+
+use larder_common::{
+    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, LeaseId, Name, Result, SessionId, Timestamp, WorkerId,
+};
+use larder_proto::{
+    convert,
+    v1::{self, command::What},
+};
+
+use crate::state::{
+    AbandonFile, Command, CompleteFile, CreateComplete, CreateDirectory, CreateFile, Link, MakeSpecial, Mount, Owner,
+    Receipt, Remove, RemoveKind, RemoveXattr, Rename, RenameMode, SetAttributes, SetPin, SetPolicy, SetReplication,
+    SetTime, SetTtl, SetXattr, Symlink, Target, Unmount, XattrMode,
+};
+
+/// What a call asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// One command of the state machine.
+    One(Box<Command>),
+    /// The same command for everything below a path, one after the other.
+    Tree(Tree),
+}
+
+/// Something that is done to each file below a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Where it begins.
+    pub path: FsPath,
+    /// Whether it goes below a directory.
+    pub recursive: bool,
+    /// What is done.
+    pub each: Each,
+}
+
+/// What is done to each file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Each {
+    /// Its cached blocks are freed; those of pinned files only when forced.
+    Free {
+        /// Pinned files too.
+        forced: bool,
+    },
+    /// It is put into the under store.
+    Persist,
+    /// Its attributes are changed.
+    SetAttributes(Box<SetAttributes>),
+    /// So many copies in the cache are asked for.
+    SetReplication(u32),
+}
+
+/// The size of blocks where the caller does not say, and the session that asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// For `create`.
+    pub block_size: BlockSize,
+    /// Who holds what is given.
+    pub session: SessionId,
+    /// Whether the caller waits for disks.
+    pub sync: bool,
+}
+
+/// Turns a command of the wire into the state machine's. `block_size` is that of the file under a write lease.
+///
+/// # Errors
+/// `Invalid` and `Mismatch`, naming what is wrong with it.
+pub fn from_wire(
+    command: v1::Command,
+    defaults: Defaults,
+    block_size: impl Fn(LeaseId) -> Option<BlockSize>,
+) -> Result<Asked> {
+    let what = command.what.ok_or_else(|| {
+        Error::new(ErrorKind::Mismatch, "a command that this master does not know").advise("bring both to one version")
+    })?;
+    match what {
+        What::Free(m) => tree(&m.path, m.recursive, Each::Free { forced: m.forced }),
+        What::Persist(m) => tree(&m.path, m.recursive, Each::Persist),
+        What::SetAttributes(m) if m.recursive => {
+            let (path, recursive) = (m.path.clone(), m.recursive);
+            tree(&path, recursive, Each::SetAttributes(Box::new(attributes(m)?)))
+        }
+        What::SetReplication(m) if m.recursive => tree(&m.path, true, Each::SetReplication(m.min)),
+        What::CompleteFile(m) => {
+            let size = block_size(LeaseId(m.lease)).unwrap_or(defaults.block_size);
+            Ok(Asked::One(Box::new(complete_file(m, size, defaults.sync)?.into())))
+        }
+        other => Ok(Asked::One(Box::new(one(other, defaults)?))),
+    }
+}
+
+fn tree(path: &[u8], recursive: bool, each: Each) -> Result<Asked> {
+    Ok(Asked::Tree(Tree { path: FsPath::parse(path)?, recursive, each }))
+}
+
+fn one(what: What, defaults: Defaults) -> Result<Command> {
+    Ok(match what {
+        What::CreateDirectory(m) => create_directory(m)?.into(),
+        What::CreateFile(m) => create_file(m, defaults)?,
+        What::AbandonFile(m) => AbandonFile { lease: LeaseId(m.lease) }.into(),
+        What::Rename(m) => rename(m)?.into(),
+        What::Remove(m) => remove(m)?.into(),
+        What::Link(m) => Link { target: target(&m.existing)?, place: place(&m.new)? }.into(),
+        What::Symlink(m) => Symlink { place: place(&m.path)?, text: m.target.to_vec() }.into(),
+        What::MakeSpecial(m) => {
+            MakeSpecial { place: place(&m.path)?, format: m.mode & 0o170_000, device: m.device, mode: m.mode & 0o7777 }
+                .into()
+        }
+        What::SetAttributes(m) => attributes(m)?.into(),
+        What::SetXattr(m) => set_xattr(m)?.into(),
+        What::RemoveXattr(m) => RemoveXattr { target: target(&m.path)?, name: m.name.to_vec() }.into(),
+        What::SetPin(m) => SetPin { target: target(&m.path)?, pinned: m.pinned }.into(),
+        What::SetTtl(m) => SetTtl { target: target(&m.path)?, ttl: m.ttl.map(Into::into) }.into(),
+        What::SetReplication(m) => SetReplication { target: target(&m.path)?, min: m.min }.into(),
+        What::SetPolicy(m) => {
+            SetPolicy { target: target(&m.path)?, policy: Some(m.policy).filter(|name| !name.is_empty()) }.into()
+        }
+        What::Mount(m) => mount(m)?.into(),
+        What::Unmount(m) => Unmount { path: FsPath::parse(&m.path)? }.into(),
+        What::CompleteFile(_) | What::Free(_) | What::Persist(_) => {
+            return Err(Error::new(ErrorKind::Invalid, "not a command of its own"));
+        }
+    })
+}
+
+fn place(path: &[u8]) -> Result<crate::state::Place> {
+    FsPath::parse(path).map(Into::into)
+}
+
+fn target(path: &[u8]) -> Result<Target> {
+    FsPath::parse(path).map(Into::into)
+}
+
+fn expected(id: u64) -> Option<FileId> {
+    (id != 0).then_some(FileId(id))
+}
+
+fn create_directory(m: v1::CreateDirectory) -> Result<CreateDirectory> {
+    Ok(CreateDirectory {
+        place: place(&m.path)?,
+        mode: m.mode & 0o7777,
+        recursive: m.recursive,
+        allow_exists: m.allow_exists,
+        write_type: convert::write_type(m.write_type)?,
+    })
+}
+
+fn create_file(m: v1::CreateFile, defaults: Defaults) -> Result<Command> {
+    let block_size = if m.block_size == 0 { defaults.block_size } else { BlockSize::new(m.block_size)? };
+    let create = CreateFile {
+        place: place(&m.path)?,
+        mode: m.mode & 0o7777,
+        block_size,
+        write_type: convert::write_type(m.write_type)?,
+        overwrite: m.overwrite,
+        recursive: m.recursive,
+        session: defaults.session,
+        ttl: m.ttl.map(Into::into),
+        replication_min: m.replication,
+        expected: None,
+    };
+    Ok(if m.empty { CreateComplete { create, held: None, sync: defaults.sync }.into() } else { create.into() })
+}
+
+fn complete_file(m: v1::CompleteFile, block_size: BlockSize, sync: bool) -> Result<CompleteFile> {
+    let persisted = m.receipts.iter().any(|receipt| receipt.uploaded);
+    let mut receipts = Vec::new();
+    for receipt in m.receipts.iter().filter(|receipt| receipt.cached) {
+        receipts.extend(blocks(receipt, m.length, block_size)?);
+    }
+    Ok(CompleteFile { lease: LeaseId(m.lease), length: m.length, receipts, persisted, sync, holders: Vec::new() })
+}
+
+/// One receipt for each block of what a worker says that it holds whole.
+fn blocks(receipt: &v1::Receipt, length: u64, block_size: BlockSize) -> Result<Vec<Receipt>> {
+    if receipt.length != length {
+        let message = format!("the receipt is for {} bytes, the file has {length}", receipt.length);
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    let worker = WorkerId::try_from(&receipt.worker[..])?;
+    let block = |index| Receipt {
+        worker,
+        index: BlockIndex(index),
+        length: u32::try_from(block_size.length(BlockIndex(index), length)).unwrap_or(u32::MAX),
+        crc: receipt.crc32c,
+    };
+    Ok((0..block_size.count(length)).map(block).collect())
+}
+
+fn rename(m: v1::Rename) -> Result<Rename> {
+    let mode = match (m.no_replace, m.exchange) {
+        (false, false) => RenameMode::Replace,
+        (true, false) => RenameMode::NoReplace,
+        (false, true) => RenameMode::Exchange,
+        (true, true) => return Err(Error::new(ErrorKind::Invalid, "a rename cannot both exchange and not replace")),
+    };
+    Ok(Rename {
+        from: place(&m.from)?,
+        to: place(&m.to)?,
+        mode,
+        expected: expected(m.expected),
+        replaced: None,
+        holders: Vec::new(),
+    })
+}
+
+fn remove(m: v1::Remove) -> Result<Remove> {
+    let kind = match m.only() {
+        v1::Kind::Unspecified => RemoveKind::Any,
+        v1::Kind::Directory => RemoveKind::Directory,
+        _ => RemoveKind::File,
+    };
+    Ok(Remove {
+        place: place(&m.path)?,
+        recursive: m.recursive,
+        kind,
+        cache_only: m.unchecked,
+        expected: expected(m.expected),
+        holders: Vec::new(),
+    })
+}
+
+fn attributes(m: v1::SetAttributes) -> Result<SetAttributes> {
+    let target = if m.id == 0 { target(&m.path)? } else { Target::Id(FileId(m.id)) };
+    let time = |nanos: i64| SetTime::At(Timestamp(nanos));
+    Ok(SetAttributes {
+        mode: m.mode.map(|mode| mode & 0o7777),
+        uid: m.uid,
+        gid: m.gid,
+        accessed: m.accessed.map(time),
+        modified: m.modified.map(time),
+        ..SetAttributes::of(target)
+    })
+}
+
+fn set_xattr(m: v1::SetXattr) -> Result<SetXattr> {
+    let mode = match (m.create_only, m.replace_only) {
+        (false, false) => XattrMode::Any,
+        (true, false) => XattrMode::Create,
+        (false, true) => XattrMode::Replace,
+        (true, true) => return Err(Error::new(ErrorKind::Invalid, "an attribute cannot be both new and replaced")),
+    };
+    Ok(SetXattr { target: target(&m.path)?, name: m.name.to_vec(), value: m.value.to_vec(), mode })
+}
+
+fn mount(m: v1::Mount) -> Result<Mount> {
+    let options: BTreeMap<_, _> = m.options.into_iter().collect();
+    if let Some(name) = options.keys().find(|name| is_secret(name)) {
+        let error = Error::new(ErrorKind::Invalid, format!("the option {name} is a secret"));
+        return Err(
+            error.advise("put it into [credential.NAME] of the servers' configuration and give credential=NAME")
+        );
+    }
+    // Mode and owner are read from the under store before the command is planned.
+    let owner = Owner { mode: 0o755, uid: 0, gid: 0 };
+    Ok(Mount { path: FsPath::parse(&m.path)?, uri: m.uri, read_only: m.read_only, options, owner })
+}
+
+fn is_secret(option: &str) -> bool {
+    let option = option.to_ascii_lowercase();
+    ["secret", "password", "token", "accesskey", "access_key", "private_key"].iter().any(|part| option.contains(part))
+}
+
+/// A name from the wire.
+///
+/// # Errors
+/// As [`Name::new`]; an empty one is `None`.
+pub fn optional_name(bytes: &[u8]) -> Result<Option<Name>> {
+    if bytes.is_empty() { Ok(None) } else { Name::new(bytes).map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: Defaults = Defaults { block_size: BlockSize::DEFAULT, session: SessionId(9), sync: true };
+
+    fn asked(what: What) -> Result<Asked> {
+        from_wire(v1::Command { what: Some(what) }, DEFAULTS, |_| None)
+    }
+
+    #[test]
+    fn an_empty_file_is_one_command() {
+        let create = v1::CreateFile { path: "/a".into(), empty: true, ..Default::default() };
+        let Asked::One(command) = asked(What::CreateFile(create)).unwrap() else { panic!("a tree") };
+        assert_eq!(command.name(), "CreateComplete");
+    }
+
+    #[test]
+    fn receipts_become_blocks() {
+        let receipt = v1::Receipt { worker: vec![1; 16].into(), length: 65 << 20, cached: true, ..Default::default() };
+        let complete = v1::CompleteFile { lease: 3, length: 65 << 20, receipts: vec![receipt.clone()] };
+        let Asked::One(command) = asked(What::CompleteFile(complete)).unwrap() else { panic!("a tree") };
+        let Command::CompleteFile(complete) = *command else { panic!("{command:?}") };
+        assert_eq!(complete.receipts.iter().map(|r| r.length).collect::<Vec<_>>(), [64 << 20, 1 << 20]);
+        let short = v1::CompleteFile { lease: 3, length: 1, receipts: vec![receipt] };
+        assert_eq!(asked(What::CompleteFile(short)).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let both = v1::Rename { from: "/a".into(), to: "/b".into(), no_replace: true, exchange: true, expected: 0 };
+        assert_eq!(asked(What::Rename(both)).unwrap_err().kind(), ErrorKind::Invalid);
+        let relative = v1::Remove { path: "a".into(), ..Default::default() };
+        assert_eq!(asked(What::Remove(relative)).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(from_wire(v1::Command { what: None }, DEFAULTS, |_| None).unwrap_err().kind(), ErrorKind::Mismatch);
+    }
+
+    #[test]
+    fn secrets_are_refused_as_mount_options() {
+        let options = [("s3.SecretKey".to_owned(), "x".to_owned())].into_iter().collect();
+        let mount = v1::Mount { path: "/m".into(), uri: "s3://b".into(), read_only: false, options };
+        let error = asked(What::Mount(mount)).unwrap_err();
+        assert!(error.to_string().contains("credential="), "{error}");
+    }
+}

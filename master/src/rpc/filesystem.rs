@@ -1,0 +1,234 @@
+//! The `FileSystem` service: what clients ask. Changes come over the session's stream; everything else is here.
+//!
+//! Before a client is told something that it may cache, its session's interest in the directory is recorded, and only then
+//! the state is read: a change that comes in between finds the session, and the answer carries the Position that it is of.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_core::Stream;
+use futures_util::FutureExt;
+use larder_common::{Error, ErrorKind, FileId, FsPath, Result, SessionId, WorkerId};
+use larder_proto::{
+    Greeting, into_status,
+    v1::{self, file_system_server},
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{answer, listing, report, session};
+use crate::{master::Master, under::Validity};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct FileSystemService(Arc<Master>);
+
+impl FileSystemService {
+    /// The service of this master.
+    #[must_use]
+    pub fn new(master: Arc<Master>) -> Self {
+        Self(master)
+    }
+}
+
+/// The most files that one request asks for.
+const OPEN_MANY_MAX: usize = 1000;
+
+type Pages = Pin<Box<dyn Stream<Item = Result<v1::ListPage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl file_system_server::FileSystem for FileSystemService {
+    type SessionStream = session::ReplyStream;
+    type ListStream = Pages;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let greeting = self.0.greet(request.metadata())?;
+        let (replies, stream) = session::channel();
+        tokio::spawn(session::serve(Arc::clone(&self.0), greeting, request.into_inner(), replies));
+        Ok(Response::new(stream))
+    }
+
+    async fn get_status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let greeting = self.0.greet(request.metadata())?;
+        let asked = request.into_inner();
+        let reply = async {
+            let how = How { follow: !asked.no_follow, fresh: asked.fresh };
+            let found = Finder { master: &self.0, greeting: &greeting }.find(&asked.path, asked.id, how).await?;
+            let state = self.0.core.read();
+            let status = answer::status(&self.0, &state, found.file)?;
+            let position = state.position().0;
+            drop(state);
+            let (parent, validity) = (found.parent.0, Some(found.validity));
+            Ok(v1::StatusReply { status: Some((&status).into()), position, parent, validity })
+        };
+        respond(reply.await)
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let greeting = self.0.greet(request.metadata())?;
+        let pages = listing::pages(Arc::clone(&self.0), greeting, request.into_inner());
+        Ok(Response::new(Box::pin(pages)))
+    }
+
+    async fn open(&self, request: Request<v1::OpenRequest>) -> Result<Response<v1::OpenReply>, Status> {
+        let greeting = self.0.greet(request.metadata())?;
+        respond(open(&self.0, &greeting, &request.into_inner()).await)
+    }
+
+    async fn open_many(&self, request: Request<v1::OpenManyRequest>) -> Result<Response<v1::OpenManyReply>, Status> {
+        let greeting = self.0.greet(request.metadata())?;
+        let asked = request.into_inner().requests;
+        if asked.len() > OPEN_MANY_MAX {
+            let message = format!("{} files at once; at most {OPEN_MANY_MAX}", asked.len());
+            return Err(into_status(&Error::new(ErrorKind::Invalid, message)));
+        }
+        let mut results = Vec::with_capacity(asked.len());
+        for request in &asked {
+            let what = match open(&self.0, &greeting, request).await {
+                Ok(reply) => v1::open_result::What::Reply(reply),
+                Err(error) => v1::open_result::What::Failure((&error).into()),
+            };
+            results.push(v1::OpenResult { what: Some(what) });
+        }
+        Ok(Response::new(v1::OpenManyReply { results }))
+    }
+
+    async fn get_mounts(&self, request: Request<v1::Empty>) -> Result<Response<v1::Mounts>, Status> {
+        self.0.greet(request.metadata())?;
+        Ok(Response::new(v1::Mounts { mounts: report::mounts(&self.0) }))
+    }
+
+    async fn get_report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::Report>, Status> {
+        self.0.greet(request.metadata())?;
+        Ok(Response::new(report::report(&self.0)))
+    }
+
+    async fn get_xattr(&self, request: Request<v1::XattrRequest>) -> Result<Response<v1::XattrReply>, Status> {
+        let greeting = self.0.greet(request.metadata())?;
+        let asked = request.into_inner();
+        let reply = async {
+            let how = How { follow: true, fresh: false };
+            let found = Finder { master: &self.0, greeting: &greeting }.find(&asked.path, 0, how).await?;
+            let state = self.0.core.read();
+            state.may(found.file, &greeting.caller, 4)?;
+            let wanted =
+                state.xattrs(found.file).iter().filter(|(name, _)| asked.name.is_empty() || *name == asked.name);
+            let values = wanted.map(|(name, value)| (text(name), value.clone().into())).collect();
+            Ok(v1::XattrReply { values })
+        };
+        respond(reply.await)
+    }
+
+    async fn ping(&self, _: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
+        Ok(Response::new(v1::Empty {}))
+    }
+}
+
+fn text(name: &[u8]) -> String {
+    match std::str::from_utf8(name) {
+        Ok(text) => text.to_owned(),
+        Err(_) => name.escape_ascii().to_string(),
+    }
+}
+
+fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| into_status(&error))
+}
+
+async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest) -> Result<v1::OpenReply> {
+    let how = How { follow: true, fresh: false };
+    let found = Finder { master, greeting }.find(&asked.path, asked.id, how).await?;
+    master.core.read().may(found.file, &greeting.caller, 4)?;
+    master.wait_for_holders(found.file).await?;
+    let near = if asked.near_worker.is_empty() { None } else { Some(WorkerId::try_from(&asked.near_worker[..])?) };
+    let mut reply = answer::open(master, greeting, near, found.file)?;
+    let generation = reply.status.as_ref().map_or(0, |status| status.generation);
+    if asked.id != 0 && asked.generation != 0 && generation != asked.generation {
+        let error = Error::new(ErrorKind::Changed, "the file has new content since it was opened");
+        return Err(error.at(&asked.path).advise("open it again"));
+    }
+    reply.parent = found.parent.0;
+    reply.validity = Some(found.validity);
+    Ok(reply)
+}
+
+/// How a path is looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Whether a symbolic link at the end is followed.
+    pub follow: bool,
+    /// Whether the under store is asked first, whatever the mount's freshness.
+    pub fresh: bool,
+}
+
+/// Where a path led.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    /// The inode.
+    pub(crate) file: FileId,
+    /// The directory that it has its name in.
+    pub(crate) parent: FileId,
+    /// How long what is told of it may be used.
+    pub(crate) validity: v1::Validity,
+}
+
+/// Finds inodes for one request.
+#[derive(Clone, Copy)]
+pub(crate) struct Finder<'a> {
+    pub(crate) master: &'a Master,
+    pub(crate) greeting: &'a Greeting,
+}
+
+impl Finder<'_> {
+    /// Finds what is asked for by path, or by id where that is not 0, and records the session's interest in it.
+    pub(crate) async fn find(self, path: &[u8], id: u64, how: How) -> Result<Found> {
+        if id != 0 {
+            return self.by_id(FileId(id));
+        }
+        let path = FsPath::parse(path)?;
+        let mut file = self.master.look_up(&path, &self.greeting.caller, how).await?;
+        loop {
+            let found = self.know(file);
+            // The name may have got another meaning before the interest in it was recorded.
+            let again = self.master.look_up(&path, &self.greeting.caller, How { fresh: false, ..how }).await?;
+            if again == file {
+                return Ok(found);
+            }
+            file = again;
+        }
+    }
+
+    fn by_id(self, file: FileId) -> Result<Found> {
+        let gone = || Error::new(ErrorKind::NotFound, format!("file {file} is no more"));
+        self.master.core.read().status(file).ok_or_else(gone)?;
+        Ok(self.know(file))
+    }
+
+    /// Records the session's interest in a file.
+    pub(crate) fn know(self, file: FileId) -> Found {
+        let parents = self.master.core.read().parents(file);
+        let parent = parents.first().copied().unwrap_or(file);
+        let known = self.interest(parent);
+        let validity = if known { self.validity(parent) } else { v1::Validity::default() };
+        Found { file, parent, validity }
+    }
+
+    /// How long what is told of names in a directory may be used: what freshness says, where that is known at once.
+    pub(crate) fn validity(self, directory: FileId) -> v1::Validity {
+        let fresh = self.master.stores.ensure_listing_fresh(directory, self.master.core.deadline()).now_or_never();
+        match fresh {
+            Some(Ok(Validity::Session)) => v1::Validity { session: true, ms: 0 },
+            Some(Ok(Validity::For(time))) => {
+                v1::Validity { session: true, ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
+            }
+            _ => v1::Validity::default(),
+        }
+    }
+
+    /// Records the session's interest in a directory; false when what is told of it must not be cached.
+    pub(crate) fn interest(self, directory: FileId) -> bool {
+        let session = self.greeting.session;
+        session != SessionId(0) && self.master.sessions.will_know(session, directory)
+    }
+}

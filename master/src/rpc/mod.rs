@@ -1,0 +1,10 @@
+//! The services: each request is decoded, makes one call, and is answered. What they decide on is elsewhere.
+
+pub mod answer;
+pub mod command;
+pub mod filesystem;
+pub mod link;
+pub mod listing;
+pub mod report;
+pub mod session;
+pub mod tree;

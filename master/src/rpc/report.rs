@@ -1,0 +1,141 @@
+//! The report for `larder fsadmin report`: first what is not as fast or as safe as it could be, then the numbers.
+
+use larder_proto::{greeting, v1};
+
+use crate::{cluster::WorkerRecord, config::Authentication, journal::Health, master::Master};
+
+/// The whole report.
+#[must_use]
+pub fn report(master: &Master) -> v1::Report {
+    let state = master.core.read();
+    let journal = master.core.journal();
+    let (mut pending_files, mut pending_bytes) = (0, 0);
+    for pending in state.pending() {
+        pending_files += 1;
+        pending_bytes += state.status(pending.file).map_or(0, |status| status.length);
+    }
+    let mut report = v1::Report {
+        cluster: master.cluster.to_bytes().into(),
+        version: greeting::VERSION.to_owned(),
+        started: u64::try_from(master.started.0).unwrap_or(0),
+        safe_mode: master.in_safe_mode(),
+        safe_mode_reason: if master.in_safe_mode() { "waiting for workers to report".into() } else { String::new() },
+        files: state.inodes() as u64,
+        namespace_bytes: state.bytes() as u64,
+        position: journal.last().0,
+        durable: journal.durable().borrow().0,
+        checkpoint: master.checkpoint.lock().0,
+        journal_trouble: trouble(&journal.health()),
+        sessions: master.sessions.count() as u64,
+        persist_pending_files: pending_files,
+        persist_pending_bytes: pending_bytes,
+        authentication: master.config.authentication.as_str().to_owned(),
+        ..v1::Report::default()
+    };
+    drop(state);
+    report.workers = workers(master);
+    report.mounts = mounts(master);
+    report.findings = findings(master, &report);
+    report
+}
+
+fn trouble(health: &Health) -> String {
+    match health {
+        Health::Writable | Health::Closed => String::new(),
+        Health::ReadOnly(error) | Health::Failed(error) => error.to_string(),
+    }
+}
+
+fn workers(master: &Master) -> Vec<v1::WorkerReport> {
+    let now = master.core.clock().monotonic();
+    let registry = master.registry.lock();
+    let mut reports: Vec<v1::WorkerReport> = registry.iter().map(|(_, record)| worker(record, now)).collect();
+    for (slot, _) in registry.iter() {
+        let mut blocks = 0;
+        master.locations.versions(slot, |_, holding| blocks += u64::from(holding.blocks.len()));
+        reports[usize::from(slot.0)].blocks = blocks;
+    }
+    reports
+}
+
+fn worker(record: &WorkerRecord, now: std::time::Duration) -> v1::WorkerReport {
+    v1::WorkerReport {
+        address: Some((&record.address).into()),
+        live: record.live,
+        last_contact_ms: u64::try_from(now.saturating_sub(record.heard).as_millis()).unwrap_or(u64::MAX),
+        started: u64::try_from(record.started.0).unwrap_or(0),
+        tiers: record.tiers.clone(),
+        blocks: 0,
+        unknown_files: record.unknown.0,
+        unknown_bytes: record.unknown.1,
+        version: record.version.clone(),
+        counters: record.counters.clone().into_iter().collect(),
+    }
+}
+
+/// The mounts, with the workers that see something else there.
+#[must_use]
+pub fn mounts(master: &Master) -> Vec<v1::MountInfo> {
+    let mut mounts = master.stores.mounts().info();
+    let registry = master.registry.lock();
+    for mount in &mut mounts {
+        let refuted = registry.live().filter(|(_, r)| r.refuted.contains_key(&larder_common::MountId(mount.id)));
+        mount.unproven_workers = refuted.map(|(_, r)| r.address.id.to_bytes().into()).collect();
+    }
+    mounts
+}
+
+fn finding(what: String, cause: impl Into<String>, mend: impl Into<String>) -> v1::Finding {
+    v1::Finding { what, cause: cause.into(), mend: mend.into() }
+}
+
+fn findings(master: &Master, report: &v1::Report) -> Vec<v1::Finding> {
+    let mut found = Vec::new();
+    if !report.journal_trouble.is_empty() {
+        found.push(finding(
+            "the namespace takes no changes".into(),
+            &report.journal_trouble,
+            "make room on the journal's disk",
+        ));
+    }
+    if master.config.authentication == Authentication::Simple {
+        let cause = "callers are believed to be who they say they are";
+        found.push(finding(
+            "anybody who reaches the ports has all rights".into(),
+            cause,
+            "set security.token on all parts",
+        ));
+    }
+    for mount in report.mounts.iter().filter(|mount| !mount.trouble.is_empty()) {
+        let path = String::from_utf8_lossy(&mount.path);
+        found.push(finding(format!("the mount {path} does not work"), &mount.trouble, format!("check {}", mount.uri)));
+    }
+    let registry = master.registry.lock();
+    if registry.live().count() == 0 {
+        found.push(finding("nothing can be cached".into(), "no worker is live", "start one: larder worker"));
+    }
+    for (_, record) in registry.iter() {
+        of_worker(record, &mut found);
+    }
+    found
+}
+
+fn of_worker(record: &WorkerRecord, found: &mut Vec<v1::Finding>) {
+    let host = &record.address.host;
+    if !record.live {
+        let cause = "it has been silent for longer than the time-out";
+        found.push(finding(format!("the worker on {host} is lost"), cause, "start it again, or look at its log"));
+    }
+    for (mount, difference) in &record.refuted {
+        let what = format!("the worker on {host} is not used for mount {mount}");
+        found.push(finding(what, difference, "give its container the same volume under the same path"));
+    }
+    if record.unknown.0 > 0 {
+        let what = format!("the worker on {host} keeps {} files that the namespace does not know", record.unknown.0);
+        found.push(finding(what, "they are not in any under store", "larder fsadmin unknown ls"));
+    }
+    for tier in record.tiers.iter().filter(|tier| !tier.note.is_empty()) {
+        let what = format!("the {} tier of the worker on {host}", tier.medium().as_str_name());
+        found.push(finding(what, &tier.note, ""));
+    }
+}

@@ -1,0 +1,308 @@
+//! A client's stream: its session, its changing calls, keep-alive, invalidations.
+//!
+//! All calls of one message are stepped through one after the other without waiting; those that have their outcome at
+//! once share one wait for the disk and one reply, the others are carried out each in a task of its own. Outcomes go out
+//! in any order: the slot and the number say whose each is. What a call's change makes old in this client's own caches is
+//! sent before its outcome, on the same stream.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_core::Stream;
+use larder_common::{Caller, Error, ErrorKind, FileId, Position, Result, SessionId, WorkerId};
+use larder_proto::{
+    Greeting, greeting,
+    v1::{self, session_reply::What as Reply, session_request::What},
+};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::{
+    answer,
+    command::{self, Asked, Defaults},
+    tree,
+};
+use crate::{
+    config::Authentication,
+    core::{Asker, Finished},
+    master::Master,
+    sessions::{Acknowledgements, Replies, reply},
+    state::{Command, EndSession, OpenSession, Outcome, Request, SLOTS},
+};
+
+/// The stream of replies.
+pub type ReplyStream = Pin<Box<dyn Stream<Item = Result<v1::SessionReply, Status>> + Send>>;
+
+/// A client that says nothing after connecting is let go after this time.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// Serves one stream to its end.
+pub async fn serve(
+    master: Arc<Master>,
+    greeting: Greeting,
+    mut requests: Streaming<v1::SessionRequest>,
+    replies: Replies,
+) {
+    let first = tokio::time::timeout(FIRST_WORD, requests.message()).await;
+    let Ok(Ok(Some(v1::SessionRequest { what: Some(What::Open(open)) }))) = first else {
+        refuse(&replies, &Error::new(ErrorKind::Mismatch, "a session must be opened first"));
+        return;
+    };
+    let connection = match connect(&master, &greeting, open, &replies).await {
+        Ok(connection) => Arc::new(connection),
+        Err(error) => return refuse(&replies, &error),
+    };
+    while let Ok(Some(request)) = requests.message().await {
+        connection.master.sessions.heard(connection.session);
+        if !connection.take(request.what).await {
+            break;
+        }
+    }
+    connection.master.sessions.detach(connection.session, connection.number);
+}
+
+fn refuse(replies: &Replies, error: &Error) {
+    // Whoever is gone needs no answer.
+    let _ = replies.send(Ok(reply(Reply::Refused(error.into()))));
+}
+
+struct Connection {
+    master: Arc<Master>,
+    session: SessionId,
+    number: u64,
+    caller: Caller,
+    greeting: Greeting,
+    replies: Replies,
+}
+
+async fn connect(
+    master: &Arc<Master>,
+    greeting: &Greeting,
+    open: v1::SessionOpen,
+    replies: &Replies,
+) -> Result<Connection> {
+    let resumed = open.resume != 0 && master.core.read().has_session(SessionId(open.resume));
+    let session = if resumed { SessionId(open.resume) } else { new_session(master, open.program).await? };
+    let opened = v1::SessionOpened {
+        session: session.0,
+        resumed,
+        lease_ms: u64::try_from(master.sessions.lease().as_millis()).unwrap_or(u64::MAX),
+        cluster: master.cluster.to_bytes().into(),
+        slots: SLOTS,
+        version: greeting::VERSION.to_owned(),
+    };
+    let _ = replies.send(Ok(reply(Reply::Opened(opened))));
+    let number = master.sessions.attach(session, replies.clone());
+    Ok(Connection {
+        master: Arc::clone(master),
+        session,
+        number,
+        caller: greeting.caller.clone(),
+        greeting: greeting.clone(),
+        replies: replies.clone(),
+    })
+}
+
+async fn new_session(master: &Arc<Master>, program: String) -> Result<SessionId> {
+    let finished = master.execute(OpenSession { name: program, lease: master.sessions.lease() }).await?;
+    match finished.outcome {
+        Outcome::Session(session) => Ok(session),
+        other => Err(Error::new(ErrorKind::Unavailable, format!("opening a session came to {other:?}"))),
+    }
+}
+
+impl Connection {
+    /// False when the stream is to end.
+    async fn take(self: &Arc<Self>, what: Option<What>) -> bool {
+        match what {
+            Some(What::Calls(calls)) => self.calls(calls.calls),
+            Some(What::Alive(alive)) => self.send(Reply::Alive(alive)),
+            Some(What::Acknowledge(acknowledge)) => {
+                let open = acknowledge.still_open.into_iter().map(FileId);
+                self.master.sessions.acknowledge(self.session, acknowledge.sequence, open);
+            }
+            Some(What::Close(_)) => {
+                self.close().await;
+                return false;
+            }
+            Some(What::Open(_)) | None => {}
+        }
+        true
+    }
+
+    fn send(&self, what: Reply) {
+        // The stream may have ended; the client asks again with the same numbers.
+        let _ = self.replies.send(Ok(reply(what)));
+    }
+
+    async fn close(&self) {
+        if let Err(error) = self.master.execute(EndSession { session: self.session }).await {
+            tracing::warn!(%error, session = self.session.0, "a session could not be ended; it ends with its lease");
+        }
+        self.master.sessions.end(self.session);
+    }
+
+    fn calls(self: &Arc<Self>, calls: Vec<v1::Call>) {
+        let mut batch = Batch::default();
+        for call in calls {
+            let ticket = Ticket::of(&call);
+            match self.begin(call) {
+                Ok(Begun::Finished(finished)) => batch.add(self, &ticket, *finished),
+                Ok(Begun::Later(asked, asker)) => {
+                    tokio::spawn(Arc::clone(self).later(ticket, asked, asker));
+                }
+                Err(error) => batch.outcomes.push(ticket.failed(&error)),
+            }
+        }
+        if !batch.outcomes.is_empty() {
+            tokio::spawn(Arc::clone(self).finish(batch));
+        }
+    }
+
+    /// Takes the first step of a call.
+    fn begin(&self, call: v1::Call) -> Result<Begun> {
+        let asker = self.asker(&call)?;
+        let defaults =
+            Defaults { block_size: self.master.config.block_size, session: self.session, sync: call.durable };
+        let core = &self.master.core;
+        let block_size = |lease| {
+            let state = core.read();
+            state.lease(lease).and_then(|lease| state.status(lease.file)).map(|status| status.block_size)
+        };
+        let asked = command::from_wire(call.command.unwrap_or_default(), defaults, block_size)?;
+        let Asked::One(command) = asked else { return Ok(Begun::Later(asked, asker)) };
+        if self.master.must_look_first(&command) {
+            return Ok(Begun::Later(Asked::One(command), asker));
+        }
+        match self.master.core.step_or_later(&command, &self.master.core.context(&asker))? {
+            Some(finished) => Ok(Begun::Finished(Box::new(finished))),
+            None => Ok(Begun::Later(Asked::One(command), asker)),
+        }
+    }
+
+    fn asker(&self, call: &v1::Call) -> Result<Asker> {
+        if call.slot >= SLOTS || call.number == 0 {
+            return Err(Error::new(ErrorKind::Invalid, format!("slot {} number {}", call.slot, call.number)));
+        }
+        let request = Request { session: self.session, slot: call.slot, number: call.number };
+        let caller = match &call.caller {
+            None => self.caller.clone(),
+            Some(info) => self.on_behalf(info)?,
+        };
+        Ok(Asker { caller, request: Some(request), durable: call.durable })
+    }
+
+    /// One process acting for several users: root may, and where claims are believed everybody may.
+    fn on_behalf(&self, info: &v1::CallerInfo) -> Result<Caller> {
+        let open = self.master.config.authentication == Authentication::Simple;
+        if !open && !self.caller.is_root() && info.uid != self.caller.uid {
+            let message = format!("user {} may not act for user {}", self.caller.uid, info.uid);
+            return Err(Error::new(ErrorKind::Denied, message));
+        }
+        let gids = if info.gids.is_empty() { vec![info.uid] } else { info.gids.clone() };
+        Ok(Caller { uid: info.uid, gids, name: info.user.clone() })
+    }
+
+    async fn later(self: Arc<Self>, ticket: Ticket, asked: Asked, asker: Asker) {
+        let result = match asked {
+            Asked::One(command) => self.carry_out(*command, &asker).await,
+            Asked::Tree(tree) => return self.tree(&ticket, tree, asker).await,
+        };
+        let mut batch = Batch::default();
+        match result {
+            Ok(finished) => batch.add(&self, &ticket, finished),
+            Err(error) => batch.outcomes.push(ticket.failed(&error)),
+        }
+        self.finish(batch).await;
+    }
+
+    async fn carry_out(&self, command: Command, asker: &Asker) -> Result<Finished> {
+        let command = self.master.look_first(command).await?;
+        self.master.core.execute(&self.master.under, command, asker).await
+    }
+
+    async fn tree(&self, ticket: &Ticket, tree: command::Tree, asker: Asker) {
+        let result = match tree::carry_out(&self.master, &tree, &asker).await {
+            Ok(counted) => v1::outcome::Result::Counted(counted),
+            Err(error) => v1::outcome::Result::Failure((&error).into()),
+        };
+        self.send(Reply::Outcomes(v1::Outcomes { outcomes: vec![ticket.outcome(Position(0), result)] }));
+    }
+
+    /// Answers when caches are clean and, where that was asked for, when the entries are on disk.
+    async fn finish(self: Arc<Self>, batch: Batch) {
+        let Batch { mut outcomes, acknowledgements, durable } = batch;
+        for wait in acknowledgements {
+            wait.all().await;
+        }
+        if let Some(position) = durable
+            && let Err(error) = self.master.core.wait_durable(position, self.master.core.deadline()).await
+        {
+            for outcome in &mut outcomes {
+                outcome.result = Some(v1::outcome::Result::Failure((&error).into()));
+            }
+        }
+        self.send(Reply::Outcomes(v1::Outcomes { outcomes }));
+    }
+}
+
+enum Begun {
+    Finished(Box<Finished>),
+    Later(Asked, Asker),
+}
+
+/// Whose outcome it is, and what it is to contain.
+struct Ticket {
+    slot: u32,
+    number: u64,
+    durable: bool,
+    /// The worker whose socket the client can open, for a file that it is about to write.
+    prefer: Option<WorkerId>,
+}
+
+impl Ticket {
+    fn of(call: &v1::Call) -> Self {
+        let prefer = match call.command.as_ref().and_then(|command| command.what.as_ref()) {
+            Some(v1::command::What::CreateFile(create)) => WorkerId::try_from(&create.prefer_worker[..]).ok(),
+            _ => None,
+        };
+        Self { slot: call.slot, number: call.number, durable: call.durable, prefer }
+    }
+
+    fn outcome(&self, position: Position, result: v1::outcome::Result) -> v1::Outcome {
+        v1::Outcome { slot: self.slot, number: self.number, position: position.0, result: Some(result) }
+    }
+
+    fn failed(&self, error: &Error) -> v1::Outcome {
+        self.outcome(Position(0), v1::outcome::Result::Failure(error.into()))
+    }
+}
+
+/// Calls that have their outcome and are answered together.
+#[derive(Default)]
+struct Batch {
+    outcomes: Vec<v1::Outcome>,
+    acknowledgements: Vec<Acknowledgements>,
+    durable: Option<Position>,
+}
+
+impl Batch {
+    fn add(&mut self, connection: &Connection, ticket: &Ticket, mut finished: Finished) {
+        let acknowledgements = connection.master.follow(&mut finished, Some(connection.session));
+        if !acknowledgements.is_empty() {
+            self.acknowledgements.push(acknowledgements);
+        }
+        if ticket.durable {
+            self.durable = self.durable.max(Some(finished.position));
+        }
+        let result = answer::outcome(&connection.master, &connection.greeting, ticket.prefer, finished.outcome);
+        let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
+        self.outcomes.push(ticket.outcome(finished.position, result));
+    }
+}
+
+/// A stream of replies and where they are put in.
+#[must_use]
+pub fn channel() -> (Replies, ReplyStream) {
+    let (replies, stream) = mpsc::unbounded_channel();
+    (replies, Box::pin(tokio_stream::wrappers::UnboundedReceiverStream::new(stream)))
+}
