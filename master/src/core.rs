@@ -168,11 +168,26 @@ impl Core {
     /// # Errors
     /// What the plan is refused for; `NoSpace` of the journal's disk; `Unavailable` when the journal has failed.
     pub fn step(&self, command: &Command, context: &Context) -> Result<Step> {
+        Ok(self.step_if(command, context, &|| true)?.expect("it is always allowed"))
+    }
+
+    /// The same, if `allowed` says so when nobody else can change the state; else `None`.
+    ///
+    /// # Errors
+    /// As [`Core::step`].
+    pub fn step_if(&self, command: &Command, context: &Context, allowed: &dyn Fn() -> bool) -> Result<Option<Step>> {
         let mut state = self.state.write();
+        if !allowed() {
+            return Ok(None);
+        }
+        self.step_in(&mut state, command, context).map(Some)
+    }
+
+    fn step_in(&self, state: &mut State, command: &Command, context: &Context) -> Result<Step> {
         match state.plan(command, context)? {
-            Planned::Apply(entry) => self.commit(&mut state, &entry).map(Step::Finished),
+            Planned::Apply(entry) => self.commit(state, &entry).map(Step::Finished),
             Planned::Intent { entry, intent, action } => {
-                let committed = self.commit(&mut state, &entry)?;
+                let committed = self.commit(state, &entry)?;
                 Ok(Step::Act(intent, action, committed.position))
             }
             Planned::Wait(intent) => Ok(Step::Wait(intent)),
@@ -218,7 +233,7 @@ impl Core {
     ///
     /// # Errors
     /// `Deadline`.
-    async fn wait(&self, intent: IntentId, deadline: Instant) -> Result<()> {
+    pub async fn settled(&self, intent: IntentId, deadline: Instant) -> Result<()> {
         let mut concluded = self.concluded.subscribe();
         loop {
             concluded.borrow_and_update();
@@ -262,7 +277,7 @@ impl Core {
         loop {
             match self.step(&command, &context)? {
                 Step::Finished(finished) => return Ok(finished),
-                Step::Wait(intent) => self.wait(intent, deadline).await?,
+                Step::Wait(intent) => self.settled(intent, deadline).await?,
                 Step::Load(needs) => context.absent.extend(under.load(*needs, deadline).await?),
                 Step::Act(intent, action, position) => {
                     let act = Arc::clone(self).act(Arc::clone(under), intent, *action, position, asker.durable);
@@ -335,4 +350,121 @@ fn touched(state: &State, effects: &[Effect]) -> Touched {
         }
     }
     touched
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_common::{BlockSize, ClusterId, ErrorKind, FsPath, SessionId, Timestamp, WriteType, clock::ManualClock};
+
+    use super::*;
+    use crate::{
+        journal::MemoryJournal,
+        state::{CreateComplete, CreateDirectory, CreateFile, Format, OpenSession, Owner, ReserveIds, Resolve},
+    };
+
+    /// Under stores that are never asked.
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Under for Nothing {
+        fn act(&self, _: IntentId, _: UnderAction, _: Instant) -> Boxed<'_, Option<UnderResult>> {
+            Box::pin(async { None })
+        }
+        fn load(&self, needs: NeedsLoad, _: Instant) -> Boxed<'_, Result<Vec<(FileId, Name)>>> {
+            Box::pin(async move { Ok(needs.name.map(|name| (needs.directory, name)).into_iter().collect()) })
+        }
+    }
+
+    fn under() -> Arc<dyn Under> {
+        Arc::new(Nothing)
+    }
+
+    fn path(text: &str) -> FsPath {
+        FsPath::parse(text).unwrap()
+    }
+
+    async fn core() -> Arc<Core> {
+        let journal = Arc::new(MemoryJournal::new(ClusterId([1; 16])));
+        let clock = ManualClock::at(Timestamp(1_700_000_000_000_000_000));
+        let core = Arc::new(Core::new(State::new(), journal, clock));
+        let format = Format {
+            cluster: ClusterId([1; 16]),
+            uri: "/under".into(),
+            read_only: false,
+            options: Default::default(),
+            owner: Owner { mode: 0o755, uid: 0, gid: 0 },
+        };
+        for command in [Command::from(format), ReserveIds { count: 1 << 20, start: true }.into()] {
+            assert!(matches!(core.step(&command, &core.context(&Asker::server())).unwrap(), Step::Finished(_)));
+        }
+        core.wait_durable(core.journal().last(), core.deadline()).await.unwrap();
+        core
+    }
+
+    async fn session(core: &Arc<Core>) -> SessionId {
+        let open = OpenSession { name: "test".into(), lease: Duration::from_secs(10) };
+        match core.execute(&under(), open.into(), &Asker::server()).await.unwrap().outcome {
+            Outcome::Session(session) => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn empty_file(name: &str, session: SessionId) -> Command {
+        let create = CreateFile {
+            place: path(name).into(),
+            mode: 0o644,
+            block_size: BlockSize::DEFAULT,
+            write_type: WriteType::MustCache,
+            overwrite: false,
+            recursive: false,
+            session,
+            ttl: None,
+            replication_min: 0,
+            expected: None,
+        };
+        CreateComplete { create, held: None, sync: false }.into()
+    }
+
+    fn asker(session: SessionId, number: u64) -> Asker {
+        Asker { request: Some(Request { session, slot: 0, number }), ..Asker::server() }
+    }
+
+    #[tokio::test]
+    async fn a_retry_gets_the_first_outcome_and_executes_nothing() {
+        let core = core().await;
+        let session = session(&core).await;
+        let first = core.execute(&under(), empty_file("/f", session), &asker(session, 1)).await.unwrap();
+        let last = core.journal().last();
+        let again = core.execute(&under(), empty_file("/f", session), &asker(session, 1)).await.unwrap();
+        assert_eq!(again.outcome, first.outcome);
+        assert_eq!(core.journal().last(), last);
+        let other = core.execute(&under(), empty_file("/f", session), &asker(session, 2)).await.unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::AlreadyExists);
+    }
+
+    #[tokio::test]
+    async fn a_change_names_the_directory_that_caches_must_forget() {
+        let core = core().await;
+        let session = session(&core).await;
+        let finished = core.execute(&under(), empty_file("/f", session), &asker(session, 1)).await.unwrap();
+        assert!(finished.touched.names_in.contains(&FileId::ROOT), "{:?}", finished.touched);
+    }
+
+    #[tokio::test]
+    async fn an_intent_of_unknown_outcome_holds_its_name_until_it_is_concluded() {
+        let core = core().await;
+        let make = CreateDirectory {
+            place: path("/d").into(),
+            mode: 0o755,
+            recursive: false,
+            allow_exists: false,
+            write_type: WriteType::CacheThrough,
+        };
+        let error = core.execute(&under(), make.into(), &Asker::server()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Deadline, "{error}");
+        let (intent, _) = core.read().open_intents().next().unwrap();
+        assert!(!matches!(core.read().resolve(&path("/d"), &Caller::root(), &[]), Ok(Resolve::Found(_))));
+        core.conclude(intent, &UnderResult::Done(Default::default())).unwrap();
+        assert!(matches!(core.read().resolve(&path("/d"), &Caller::root(), &[]), Ok(Resolve::Found(_))));
+    }
 }

@@ -4,6 +4,7 @@
 //! [`state`], appends to the [`journal`] and applies; what follows goes to [`sessions`] and [`cluster`]. [`under`] does what
 //! has to be done in under stores. [`tasks`] are what the master does by itself, [`server`] puts it together.
 
+pub mod book;
 pub mod cluster;
 pub mod config;
 pub mod core;
