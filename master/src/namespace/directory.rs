@@ -50,7 +50,11 @@ impl Directory {
         // After an append the first part stays full, so that names made in order leave full leaves.
         let cut = if at == LEAF { LEAF } else { LEAF / 2 };
         let mut rest = entries.split_off(cut);
-        if at >= cut { rest.insert(at - cut, entry) } else { entries.insert(at, entry) }
+        if at >= cut {
+            rest.insert(at - cut, entry)
+        } else {
+            entries.insert(at, entry)
+        }
         entries.shrink_to_fit();
         self.leaves.insert(leaf + 1, Arc::new(rest));
     }

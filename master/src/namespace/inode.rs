@@ -150,7 +150,22 @@ impl Inode {
         let (parent, name) = (NONE, Run::EMPTY);
         let (id, generation, length, links, bits, uid, gid) = (0, 0, 0, 0, 0, 0, 0);
         let (accessed, modified, changed, created) = (0, 0, 0, 0);
-        Self { id, generation, length, accessed, modified, changed, created, seen: [0; 3], parent, name, links, bits, uid, gid }
+        Self {
+            id,
+            generation,
+            length,
+            accessed,
+            modified,
+            changed,
+            created,
+            seen: [0; 3],
+            parent,
+            name,
+            links,
+            bits,
+            uid,
+            gid,
+        }
     }
 
     /// Its id.

@@ -222,7 +222,8 @@ impl InodeTree {
     /// # Errors
     /// `NotFound`, `NotDirectory`, `AlreadyExists`, and `Invalid` for a directory that would go below itself.
     pub fn rename(&mut self, parent: FileId, name: &[u8], to_parent: FileId, to_name: &[u8]) -> Result<()> {
-        let (from, to) = (self.slot(parent).ok_or(ErrorKind::NotFound)?, self.slot(to_parent).ok_or(ErrorKind::NotFound)?);
+        let (from, to) =
+            (self.slot(parent).ok_or(ErrorKind::NotFound)?, self.slot(to_parent).ok_or(ErrorKind::NotFound)?);
         let entry = self.entry(from, name).ok_or(ErrorKind::NotFound)?;
         let slot = self.entry_slot(entry);
         if self.inodes.get(slot).is_directory() && self.is_above(slot, to) {
@@ -254,7 +255,8 @@ impl InodeTree {
     /// # Errors
     /// `NotFound`, and `Invalid` for a directory that would go below itself.
     pub fn exchange(&mut self, parent: FileId, name: &[u8], to_parent: FileId, to_name: &[u8]) -> Result<()> {
-        let (from, to) = (self.slot(parent).ok_or(ErrorKind::NotFound)?, self.slot(to_parent).ok_or(ErrorKind::NotFound)?);
+        let (from, to) =
+            (self.slot(parent).ok_or(ErrorKind::NotFound)?, self.slot(to_parent).ok_or(ErrorKind::NotFound)?);
         let one = self.entry(from, name).ok_or(ErrorKind::NotFound)?;
         let other = self.entry(to, to_name).ok_or(ErrorKind::NotFound)?;
         let below = |entry: u32, directory: Slot| self.is_above(self.entry_slot(entry), directory);

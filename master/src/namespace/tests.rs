@@ -55,7 +55,8 @@ impl Model {
     }
 
     fn contains(&self, above: u64, id: u64) -> bool {
-        above == id || self.children(above).iter().any(|(_, child)| self.is_directory(*child) && self.contains(*child, id))
+        above == id
+            || self.children(above).iter().any(|(_, child)| self.is_directory(*child) && self.contains(*child, id))
     }
 
     fn links(&self, id: u64) -> usize {
@@ -145,7 +146,10 @@ fn run(tree: &mut InodeTree, model: &mut Model, step: &Step, next: u64) {
             assert_eq!(removed.map(|removed| removed.id.0), child);
             if let (Some(removed), Some(child)) = (removed, child) {
                 let last = model.is_directory(child) || model.links(child) == 0;
-                assert!(removed.last == last || tree.has_detached(), "a name in a removed tree counts until it is freed");
+                assert!(
+                    removed.last == last || tree.has_detached(),
+                    "a name in a removed tree counts until it is freed"
+                );
                 model.gone(child);
                 tree.free(removed.id);
             }
@@ -241,7 +245,8 @@ fn a_fingerprint_stays_what_it_was_when_the_inode_changes() {
     let mut tree = empty();
     tree.insert(FileId::ROOT, b"f", &inode(2, FileKind::File)).unwrap();
     let modified = tree.get(FileId(2)).unwrap().times().modified;
-    let short = Fingerprint { inode: 7, size: 0, modified, changed: Timestamp(3), born: Timestamp(4), etag: String::new() };
+    let short =
+        Fingerprint { inode: 7, size: 0, modified, changed: Timestamp(3), born: Timestamp(4), etag: String::new() };
     let long = Fingerprint { etag: "e".repeat(2000), ..short.clone() };
     for print in [&short, &long, &short] {
         assert!(tree.set_fingerprint(FileId(2), Some(print)));
@@ -278,7 +283,8 @@ fn filled(directories: u64, files: u64) -> InodeTree {
         for file in 1..=files {
             let new = inode(id + file, FileKind::File);
             let modified = new.times.modified;
-            let print = Fingerprint { inode: id + file, modified, changed: modified, born: modified, ..Fingerprint::default() };
+            let print =
+                Fingerprint { inode: id + file, modified, changed: modified, born: modified, ..Fingerprint::default() };
             let new = NewInode { fingerprint: Some(print), stored: true, ..new };
             tree.insert(FileId(id), format!("part-{file:05}.parquet").as_bytes(), &new).unwrap();
         }

@@ -182,10 +182,10 @@ impl InodeTree {
             }),
         });
         let directory = slot.and_then(|slot| self.directory(slot)).zip(place);
-        directory.into_iter().flat_map(|(directory, place)| directory.iter_from(place)).map(|entry| Entry {
-            name: self.entry_name(entry),
-            inode: self.inodes.get(self.entry_slot(entry)),
-        })
+        directory
+            .into_iter()
+            .flat_map(|(directory, place)| directory.iter_from(place))
+            .map(|entry| Entry { name: self.entry_name(entry), inode: self.inodes.get(self.entry_slot(entry)) })
     }
 
     /// How many names a directory has.

@@ -112,6 +112,8 @@ pub enum Operation {
         modified: Timestamp,
         /// The extended attributes that it gets.
         xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+        /// The name in `.larder/<cluster>/orphans` under which the replaced one stays, because somebody has it open.
+        orphan: Option<String>,
     },
     /// Take a name away.
     Remove {

@@ -218,7 +218,8 @@ impl State {
 
     /// A file has lost its last name: it goes, or lives on for those that have it open.
     fn last_name_gone(&mut self, file: FileId, remove: &RemoveName, time: Timestamp, effects: &mut Vec<Effect>) {
-        let open: Vec<u64> = remove.holders.iter().copied().filter(|s| self.sessions.contains(&SessionId(*s))).collect();
+        let open: Vec<u64> =
+            remove.holders.iter().copied().filter(|s| self.sessions.contains(&SessionId(*s))).collect();
         if open.is_empty() {
             if let Some(freed) = self.tree.free(file) {
                 self.forget(&freed, effects);

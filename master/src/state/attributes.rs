@@ -124,7 +124,9 @@ impl SetAttributes {
     fn may_touch(&self, planner: &Planner<'_>, inode: &Inode) -> Result<(), Stop> {
         match (self.accessed, self.modified) {
             (None, None) => Ok(()),
-            (None | Some(SetTime::Now), None | Some(SetTime::Now)) if planner.owns(inode).is_err() => planner.may(inode, 2),
+            (None | Some(SetTime::Now), None | Some(SetTime::Now)) if planner.owns(inode).is_err() => {
+                planner.may(inode, 2)
+            }
             _ => planner.owns(inode),
         }
     }
@@ -144,7 +146,8 @@ impl Plan for SetAttributes {
         let now = planner.now();
         let time = |set: Option<SetTime>| set.map(|set| if let SetTime::At(time) = set { time } else { now });
         let (accessed, modified) = (time(self.accessed), time(self.modified));
-        let nothing = mode.is_none() && self.uid.is_none() && self.gid.is_none() && accessed.is_none() && modified.is_none();
+        let nothing =
+            mode.is_none() && self.uid.is_none() && self.gid.is_none() && accessed.is_none() && modified.is_none();
         if nothing {
             return Ok(planner.apply(&Outcome::Done));
         }
@@ -165,7 +168,11 @@ impl Plan for SetAttributes {
 
 impl Planner<'_> {
     /// The changes so far, in the under store too where the inode is there under a name.
-    fn through(&mut self, inode: &Inode, operation: impl FnOnce(super::Relative) -> Operation) -> Result<Planned, Stop> {
+    fn through(
+        &mut self,
+        inode: &Inode,
+        operation: impl FnOnce(super::Relative) -> Operation,
+    ) -> Result<Planned, Stop> {
         let under = self.state.under_path(inode.id()).filter(|_| inode.is(Flag::Stored));
         let Some((mount, target)) = under else { return Ok(self.apply(&Outcome::Done)) };
         self.lock_inode(inode.id());
@@ -195,7 +202,13 @@ impl Planner<'_> {
         self.empty_version(inode, generation, persistence, &command.holders, false, &outcome)
     }
 
-    fn set_xattr(&mut self, target: &Target, name: &[u8], value: Option<&[u8]>, mode: XattrMode) -> Result<Planned, Stop> {
+    fn set_xattr(
+        &mut self,
+        target: &Target,
+        name: &[u8],
+        value: Option<&[u8]>,
+        mode: XattrMode,
+    ) -> Result<Planned, Stop> {
         let (inode, mount) = self.target(target)?;
         self.writable(mount)?;
         match name.starts_with(b"user.") {

@@ -8,14 +8,14 @@ use std::ops::Bound;
 use larder_common::{ClusterId, Error, ErrorKind, FileId, Position, Result, SessionId, Timestamp};
 use prost::Message;
 
-use crate::namespace::{Flag, Inode, NewInode, InodeTree};
+use crate::namespace::{Flag, Inode, InodeTree, NewInode};
 
 use super::{
     State,
     encoding::{block_shift, persistence_number, ttl_action_number},
     entry::{
-        AddInode, AddLease, AddMount, AddName, AddOrphan, AddSession, ChangeRecord, HoldNumbers, InodeRecord, OpenIntent,
-        PinChange, PolicyChange, ReplicationChange, SetContent, SetPending, TtlChange, XattrChange,
+        AddInode, AddLease, AddMount, AddName, AddOrphan, AddSession, ChangeRecord, HoldNumbers, InodeRecord,
+        OpenIntent, PinChange, PolicyChange, ReplicationChange, SetContent, SetPending, TtlChange, XattrChange,
     },
     planner::inode_record,
     tables::{Counter, Slot},
@@ -177,7 +177,8 @@ impl State {
             found: true,
             ..AddInode::default()
         };
-        let mut open: Vec<FileId> = self.orphans.iter().filter(|(_, o)| o.nameless).map(|((file, _), _)| *file).collect();
+        let mut open: Vec<FileId> =
+            self.orphans.iter().filter(|(_, o)| o.nameless).map(|((file, _), _)| *file).collect();
         open.dedup();
         let open = open.into_iter().filter_map(|file| self.tree.get(file));
         let unnamed = open.filter(|inode| self.tree.parent(inode).is_none() && !inode.is_directory());
@@ -202,7 +203,8 @@ impl State {
             let after = u64::try_from(entry.ttl.after.as_nanos()).unwrap_or(u64::MAX);
             piece(TtlChange { file: file.0, after, action: ttl_action_number(entry.ttl.action) })
         });
-        let copies = self.side.replication.iter().map(|(file, min)| piece(ReplicationChange { file: file.0, min: *min }));
+        let copies =
+            self.side.replication.iter().map(|(file, min)| piece(ReplicationChange { file: file.0, min: *min }));
         let policy = |(file, policy): (&FileId, &std::sync::Arc<str>)| {
             piece(PolicyChange { file: file.0, policy: Some(policy.to_string()) })
         };
@@ -224,13 +226,16 @@ impl State {
             let (session, slot, outcome) = (session.0, *slot, kept.outcome.to_vec());
             Piece::Slot(SlotRecord { session, slot, number: kept.number, outcome })
         });
-        let leases = self.leases.iter().map(|(id, record)| piece(AddLease { lease: id.0, record: Some(record.clone()) }));
-        let pending = self.pending.iter().map(|(generation, record)| {
-            piece(SetPending { generation: generation.0, record: Some(record.clone()) })
-        });
-        let intents = self.intents.iter().map(|(intent, record)| {
-            piece(OpenIntent { intent: intent.0, record: Some((**record).clone()) })
-        });
+        let leases =
+            self.leases.iter().map(|(id, record)| piece(AddLease { lease: id.0, record: Some(record.clone()) }));
+        let pending = self
+            .pending
+            .iter()
+            .map(|(generation, record)| piece(SetPending { generation: generation.0, record: Some(record.clone()) }));
+        let intents = self
+            .intents
+            .iter()
+            .map(|(intent, record)| piece(OpenIntent { intent: intent.0, record: Some((**record).clone()) }));
         let orphans = self.orphans.iter().map(|((file, generation), record)| {
             piece(AddOrphan { file: file.0, generation: generation.0, record: Some(record.clone()) })
         });
@@ -245,7 +250,8 @@ impl State {
         let corrupt = |message: String| Error::new(ErrorKind::Corrupt, format!("the checkpoint {message}"));
         let (mut state, mut count, mut closed) = (State::new(), 0u64, false);
         for bytes in frames {
-            let frame = Frame::decode(bytes.as_ref()).map_err(|e| corrupt(format!("has a frame that cannot be read: {e}")))?;
+            let frame =
+                Frame::decode(bytes.as_ref()).map_err(|e| corrupt(format!("has a frame that cannot be read: {e}")))?;
             if closed || frame.header.is_some() != (count == 0) {
                 return Err(corrupt(format!("has frame {count} out of its place")));
             }

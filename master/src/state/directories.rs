@@ -64,7 +64,6 @@ pub struct MakeSpecial {
     pub mode: u32,
 }
 
-
 impl Plan for CreateDirectory {
     fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
         if matches!(&self.place, Place::Path(path) if path.is_root()) && self.allow_exists {
@@ -151,7 +150,11 @@ pub(super) fn action(found: &Found<'_>, operation: Operation) -> UnderAction {
 impl Plan for Symlink {
     fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
         if self.text.is_empty() || self.text.len() > PATH_MAX || self.text.contains(&0) {
-            return refuse(ErrorKind::Invalid, &self.text, "a symbolic link's text has 1 to 4096 bytes, none of them NUL");
+            return refuse(
+                ErrorKind::Invalid,
+                &self.text,
+                "a symbolic link's text has 1 to 4096 bytes, none of them NUL",
+            );
         }
         planner.make(&self.place, &FileKind::Symlink(self.text.clone()), 0o777)
     }

@@ -2,8 +2,8 @@
 //! harmless value: decoding an entry never fails half-way through applying it.
 
 use larder_common::{
-    AttemptId, BlockSize, FileId, Fingerprint, Generation, LeaseId, MountId, Persistence, SessionId, Timestamp, WriteType,
-    file::TtlAction,
+    AttemptId, BlockSize, FileId, Fingerprint, Generation, LeaseId, MountId, Persistence, SessionId, Timestamp,
+    WriteType, file::TtlAction,
 };
 
 use super::{

@@ -97,9 +97,12 @@ impl From<&UnderAction> for ActionRecord {
 }
 
 fn set_publish(record: &mut ActionRecord, publish: &Operation) {
-    let Operation::Publish { file, generation, source, target, expected, foreign, owner, modified, xattrs } = publish else {
+    let Operation::Publish { file, generation, source, target, expected, foreign, owner, modified, xattrs, orphan } =
+        publish
+    else {
         return;
     };
+    record.orphan = orphan.clone();
     (record.kind, record.file, record.generation) = (1, file.0, generation.0);
     (record.path, record.expected) = (target.0.clone(), Some(expected.into()));
     record.source = match source {
@@ -171,5 +174,6 @@ fn publish(record: &ActionRecord) -> Operation {
         owner: owner(record),
         modified: Timestamp(record.modified.unwrap_or(0)),
         xattrs: record.xattrs.iter().map(|xattr| (xattr.name.clone(), xattr.value.clone())).collect(),
+        orphan: record.orphan.clone(),
     }
 }

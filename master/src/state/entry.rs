@@ -112,7 +112,10 @@ pub(crate) struct TemporaryRecord {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ChangeRecord {
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29")]
+    #[prost(
+        oneof = "Change",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29"
+    )]
     pub change: Option<Change>,
 }
 
@@ -457,6 +460,8 @@ messages! {
         file: u64 [uint64, tag = "9"],
         /// The directory in which something moved aside appears; 0 for none.
         aside: u64 [uint64, tag = "10"],
+        /// Its id; its generation is the number after that.
+        aside_id: u64 [uint64, tag = "11"],
     }
     /// What nobody else may change meanwhile: a name in a directory, or (no name) an inode.
     LockRecord {

@@ -1,8 +1,8 @@
 //! Creating, committing and abandoning files.
 
 use larder_common::{
-    AttemptId, BlockIndex, BlockSize, ErrorKind, FileId, FileKind, Generation, LeaseId, MountId, Persistence, SessionId,
-    WorkerId, WriteType, file::Ttl,
+    AttemptId, BlockIndex, BlockSize, ErrorKind, FileId, FileKind, Generation, LeaseId, MountId, Persistence,
+    SessionId, WorkerId, WriteType, file::Ttl,
 };
 
 use crate::namespace::{Flag, Inode};
@@ -15,6 +15,7 @@ use super::{
         AddLease, EndLease, HoldNumbers, HolderRecord, LeaseRecord, ReplicationChange, SetContent, SetInode, SetStored,
         TtlChange,
     },
+    holding::orphan_name,
     outcome::{Outcome, Planned},
     planner::{Found, Plan, Planner, Stop, owner_of, refuse},
     resolve::WriteLease,
@@ -133,7 +134,12 @@ pub(super) struct Version<'a> {
 
 impl Planner<'_> {
     /// A new temporary for an attempt to persist.
-    pub(super) fn temporary(&mut self, mount: MountId, file: FileId, generation: Generation) -> Result<Temporary, Stop> {
+    pub(super) fn temporary(
+        &mut self,
+        mount: MountId,
+        file: FileId,
+        generation: Generation,
+    ) -> Result<Temporary, Stop> {
         let attempt = AttemptId(self.number()?);
         Ok(Temporary { attempt, mount, name: temporary_name(file, generation, attempt) })
     }
@@ -169,7 +175,13 @@ impl Planner<'_> {
     }
 
     /// Adds a new file, with what the cache is asked to do for it.
-    fn add_file(&mut self, create: &CreateFile, found: &Found<'_>, id: FileId, generation: Generation) -> Result<Owner, Stop> {
+    fn add_file(
+        &mut self,
+        create: &CreateFile,
+        found: &Found<'_>,
+        id: FileId,
+        generation: Generation,
+    ) -> Result<Owner, Stop> {
         let (parent, above) = self.make_missing(found)?;
         let mut record = self.new_inode(id, &FileKind::File, create.mode, above);
         record.generation = generation.0;
@@ -221,7 +233,14 @@ impl Planner<'_> {
     }
 
     /// The action that publishes a file which exists in the namespace.
-    pub(super) fn publish(&mut self, inode: &Inode, generation: Generation, source: Source, owner: Owner) -> Result<UnderAction, Stop> {
+    pub(super) fn publish(
+        &mut self,
+        inode: &Inode,
+        generation: Generation,
+        source: Source,
+        owner: Owner,
+        open: &[SessionId],
+    ) -> Result<UnderAction, Stop> {
         let Some((mount, target)) = self.state.under_path(inode.id()) else {
             return refuse(ErrorKind::NotFound, b"", "the file has no name any more");
         };
@@ -240,7 +259,9 @@ impl Planner<'_> {
             owner,
             modified: self.now(),
             xattrs: self.state.xattrs(inode.id()).to_vec(),
+            orphan: (keeps_orphan(inode, open)).then(|| orphan_name(inode.id(), inode.generation())),
         };
+        self.push(SetStored { file: inode.id().0, stored: Some(true), ..SetStored::default() });
         self.lock_inode(inode.id());
         self.lock_names(inode);
         Ok(UnderAction { mount, directories, destroy: Vec::new(), operation, sync: false })
@@ -261,12 +282,17 @@ fn holders(receipts: &[Receipt], length: u64, block_size: BlockSize, needed: boo
     sorted.sort_by_key(|receipt| (receipt.worker, receipt.index));
     for receipt in &sorted {
         if u64::from(receipt.length) != block_size.length(receipt.index, length) || receipt.length == 0 {
-            let message = format!("block {} has {} bytes at its worker, which do not fit the file", receipt.index, receipt.length);
+            let message = format!(
+                "block {} has {} bytes at its worker, which do not fit the file",
+                receipt.index, receipt.length
+            );
             return refuse(ErrorKind::Invalid, b"", &message);
         }
         let worker = receipt.worker.to_bytes();
         match runs.last_mut() {
-            Some(run) if run.worker == worker && run.first.saturating_add(run.count) == receipt.index.0 => run.count += 1,
+            Some(run) if run.worker == worker && run.first.saturating_add(run.count) == receipt.index.0 => {
+                run.count += 1
+            }
             _ => runs.push(HolderRecord { worker, first: receipt.index.0, count: 1 }),
         }
     }
@@ -277,6 +303,11 @@ fn holders(receipts: &[Receipt], length: u64, block_size: BlockSize, needed: boo
         return refuse(ErrorKind::Invalid, b"", "not every block of the file is held by a worker");
     }
     Ok(runs)
+}
+
+/// Whether the object that a publication replaces is this version and stays for those that have it open.
+fn keeps_orphan(inode: &Inode, open: &[SessionId]) -> bool {
+    !open.is_empty() && inode.is(Flag::Stored) && inode.persistence() == Persistence::Persisted
 }
 
 /// Whether the bytes must be in the under store before the commit.
@@ -316,7 +347,11 @@ impl Plan for CreateFile {
 impl Plan for CompleteFile {
     fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
         let Some(lease) = planner.state.lease(self.lease) else {
-            return refuse(ErrorKind::Changed, b"", "the right to write this file is over: it was removed, or its session ended");
+            return refuse(
+                ErrorKind::Changed,
+                b"",
+                "the right to write this file is over: it was removed, or its session ended",
+            );
         };
         planner.free_inode(lease.file)?;
         let Some(inode) = planner.state.tree.attached(lease.file) else {
@@ -346,7 +381,8 @@ impl Plan for CompleteFile {
             planner.commit(version, persistence, false);
             return Ok(planner.apply(&outcome));
         }
-        planner.commit(version, Persistence::Persisted, !self.holders.is_empty());
+        let orphaned = keeps_orphan(inode, &self.holders);
+        planner.commit(version, Persistence::Persisted, orphaned);
         planner.publish_lease(inode, &lease, self, mode, &outcome)
     }
 }
@@ -365,7 +401,7 @@ impl Planner<'_> {
             _ => Source::Empty,
         };
         let owner = Owner { mode, ..owner_of(inode) };
-        let mut action = self.publish(inode, lease.generation, source, owner)?;
+        let mut action = self.publish(inode, lease.generation, source, owner, &complete.holders)?;
         action.destroy.extend(self.pending_attempt(inode));
         action.sync = complete.sync;
         self.intent(action, inode.id(), outcome)
@@ -433,7 +469,13 @@ struct PublishNew {
 }
 
 impl Planner<'_> {
-    fn publish_new(&mut self, found: &Found<'_>, new: PublishNew, sync: bool, outcome: &Outcome) -> Result<Planned, Stop> {
+    fn publish_new(
+        &mut self,
+        found: &Found<'_>,
+        new: PublishNew,
+        sync: bool,
+        outcome: &Outcome,
+    ) -> Result<Planned, Stop> {
         let mut directories = self.unstored(found.parent);
         let mut path = self.state.under_path(found.parent.id()).map(|(_, path)| path).unwrap_or_default();
         let added: Vec<_> = self.added().filter(|(_, record)| record.kind == 1).collect();
@@ -453,7 +495,9 @@ impl Planner<'_> {
             owner,
             modified: self.now(),
             xattrs: Vec::new(),
+            orphan: None,
         };
+        self.push(SetStored { file: file.0, stored: Some(true), ..SetStored::default() });
         self.lock_place(found);
         let action = UnderAction { mount: found.mount.id, directories, destroy: Vec::new(), operation, sync };
         self.intent(action, file, outcome)
@@ -465,7 +509,11 @@ impl Planner<'_> {
         let id = held.file.0;
         let fits = (first..end).contains(&id) && (id - first).is_multiple_of(2) && held.generation.0 == id + 1;
         if !fits {
-            return refuse(ErrorKind::Invalid, b"", "the session does not hold this file id; ids are used in rising order");
+            return refuse(
+                ErrorKind::Invalid,
+                b"",
+                "the session does not hold this file id; ids are used in rising order",
+            );
         }
         self.push_now(HoldNumbers { session: session.0, first: id + 2, end });
         Ok((held.file, held.generation))
@@ -498,15 +546,14 @@ impl Planner<'_> {
         let (file, block_size) = (inode.id(), inode.block_size());
         let version = Version { file, generation, length: 0, block_size, holders: Vec::new(), open };
         let through = persistence == Persistence::Persisted;
-        self.commit(version, persistence, through && !open.is_empty() && inode.is(Flag::Stored));
+        self.commit(version, persistence, through && keeps_orphan(inode, open));
         if !through {
             return Ok(self.apply(outcome));
         }
         let owner = Owner { mode, ..owner_of(inode) };
-        let mut action = self.publish(inode, generation, Source::Empty, owner)?;
+        let mut action = self.publish(inode, generation, Source::Empty, owner, open)?;
         action.destroy.extend(self.pending_attempt(inode));
         action.sync = sync;
-        self.push(SetStored { file: file.0, stored: Some(true), ..SetStored::default() });
         self.intent(action, file, outcome)
     }
 }

@@ -54,7 +54,14 @@ impl State {
     }
 
     /// A version is replaced: it goes, or stays for those that have it open.
-    fn version_over(&mut self, file: FileId, old: Generation, complete: bool, set: &SetContent, effects: &mut Vec<Effect>) {
+    fn version_over(
+        &mut self,
+        file: FileId,
+        old: Generation,
+        complete: bool,
+        set: &SetContent,
+        effects: &mut Vec<Effect>,
+    ) {
         self.set_pending(old, None, effects);
         let open: Vec<u64> = set.open.iter().copied().filter(|s| self.sessions.contains(&SessionId(*s))).collect();
         if complete && open.is_empty() {
@@ -140,7 +147,12 @@ impl State {
         }
     }
 
-    pub(super) fn set_pending(&mut self, generation: Generation, record: Option<&PendingRecord>, effects: &mut Vec<Effect>) {
+    pub(super) fn set_pending(
+        &mut self,
+        generation: Generation,
+        record: Option<&PendingRecord>,
+        effects: &mut Vec<Effect>,
+    ) {
         let old = match record {
             Some(record) => {
                 effects.push(Effect::PersistPending { file: FileId(record.file), generation });

@@ -4,7 +4,7 @@
 use std::{collections::HashSet, ops::Bound};
 
 use larder_common::{
-    BlockSize, ErrorKind, FileId, FileKind, Fingerprint, Generation, Name, Persistence, Timestamp, Times,
+    BlockSize, ErrorKind, FileId, FileKind, Fingerprint, Generation, Name, Persistence, Times, Timestamp,
 };
 
 use crate::namespace::{Flag, Inode};
@@ -193,7 +193,8 @@ impl Planner<'_> {
         let known = self.state.tree.fingerprint(inode);
         let print = &seen.fingerprint;
         let same_content = known.is_some_and(|known| {
-            let content = |print: &Fingerprint| (print.inode, print.size, print.modified, print.born, print.etag.clone());
+            let content =
+                |print: &Fingerprint| (print.inode, print.size, print.modified, print.born, print.etag.clone());
             content(&known) == content(print)
         });
         // The inode's change time moves with a change of mode or owner, but also when somebody sets an old time after a
@@ -287,7 +288,8 @@ impl LoadChildren {
         let state = planner.state;
         for entry in state.tree.list(self.directory, from).take_while(|entry| within(entry.name)) {
             let ours = !entry.inode.is(Flag::Stored) || entry.inode.is(Flag::MountPoint);
-            if !ours && !shown.contains(entry.name) && !planner.is_locked(self.directory, entry.name, Some(entry.inode)) {
+            if !ours && !shown.contains(entry.name) && !planner.is_locked(self.directory, entry.name, Some(entry.inode))
+            {
                 planner.gone(self.directory, entry.name, entry.inode, counts);
             }
         }

@@ -31,9 +31,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use larder_common::{
-    ClusterId, ErrorKind, FileId, Generation, LeaseId, Position, Result, SessionId,
-};
+use larder_common::{ClusterId, ErrorKind, FileId, Generation, LeaseId, Position, Result, SessionId};
 use prost::Message;
 
 use crate::namespace::{InodeTree, paged::PagedMap};

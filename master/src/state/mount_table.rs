@@ -101,7 +101,8 @@ mod tests {
     fn the_innermost_mount_has_the_path() {
         let mut table = MountTable::default();
         for (id, path) in [(1, "/"), (2, "/a/b"), (3, "/a/b/c")] {
-            table.insert(MountId(id), &MountRecord { path: path.into(), root: u64::from(id), ..MountRecord::default() });
+            table
+                .insert(MountId(id), &MountRecord { path: path.into(), root: u64::from(id), ..MountRecord::default() });
         }
         for (path, id, below) in [("/a/x", 1, "a/x"), ("/a/b", 2, ""), ("/a/b/cd", 2, "cd"), ("/a/b/c/d/e", 3, "d/e")] {
             let path = FsPath::parse(path).unwrap();

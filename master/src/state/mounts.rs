@@ -78,7 +78,11 @@ impl Plan for Mount {
         }
         planner.may(found.parent, 3)?;
         if let Some(other) = planner.state.mounts.iter().find(|mount| mount.uri == self.uri) {
-            return refuse(ErrorKind::AlreadyExists, other.path.as_bytes(), "the same under store is mounted here already");
+            return refuse(
+                ErrorKind::AlreadyExists,
+                other.path.as_bytes(),
+                "the same under store is mounted here already",
+            );
         }
         let root = FileId(planner.number()?);
         let now = planner.now();

@@ -1,8 +1,6 @@
 //! What comes out of planning and applying: plain values, no decisions.
 
-use larder_common::{
-    Error, FileId, Fingerprint, Generation, LeaseId, MountId, Name, SessionId,
-};
+use larder_common::{Error, FileId, Fingerprint, Generation, LeaseId, MountId, Name, SessionId};
 
 use super::{
     action::{Relative, Temporary, UnderAction},

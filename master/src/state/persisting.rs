@@ -126,7 +126,7 @@ impl Plan for Persisted {
         for (parent, name) in planner.state.tree.names(self.file) {
             planner.free_name(parent, name)?;
         }
-        let mut action = planner.publish(inode, self.generation, Source::Temporary(temporary), owner_of(inode))?;
+        let mut action = planner.publish(inode, self.generation, Source::Temporary(temporary), owner_of(inode), &[])?;
         action.sync = self.sync;
         let beside = planner.state.tree.parent(inode).map_or(FileId(0), Inode::id);
         let aside = conflict_name(planner.state.tree.name(inode), self.generation);

@@ -13,7 +13,8 @@ use super::{
     action::{Expected, NewDirectory, Owner, Relative, UnderAction},
     command::{Context, Place, Target},
     entry::{
-        AddInode, Change, ChangeRecord, Entry, EntryRecord, InodeRecord, IntentRecord, LockRecord, OpenIntent, SetStored,
+        AddInode, Change, ChangeRecord, Entry, EntryRecord, InodeRecord, IntentRecord, LockRecord, OpenIntent,
+        SetStored,
     },
     mount_table::MountPoint,
     outcome::{IntentId, NeedsLoad, Outcome, Planned},
@@ -66,7 +67,15 @@ pub(super) struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     pub(super) fn new(state: &'a State, context: &'a Context, command: &'static str) -> Self {
-        Self { state, context, command, next: state.counter.next, changes: Vec::new(), at_once: Vec::new(), locks: Vec::new() }
+        Self {
+            state,
+            context,
+            command,
+            next: state.counter.next,
+            changes: Vec::new(),
+            at_once: Vec::new(),
+            locks: Vec::new(),
+        }
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -102,20 +111,9 @@ impl<'a> Planner<'a> {
         self.changes.is_empty() && self.at_once.is_empty()
     }
 
-    pub(super) fn changes_mut(&mut self) -> &mut Vec<ChangeRecord> {
-        &mut self.changes
-    }
-
     fn record(&mut self, changes: Vec<ChangeRecord>) -> EntryRecord {
         let numbers = if self.next == self.state.counter.next { 0 } else { self.next };
-        EntryRecord {
-            time: self.now().0,
-            command: self.command.into(),
-            numbers,
-            changes,
-            request: None,
-            outcome: None,
-        }
+        EntryRecord { time: self.now().0, command: self.command.into(), numbers, changes, request: None, outcome: None }
     }
 
     /// The changes so far, as an entry.
@@ -144,6 +142,7 @@ impl<'a> Planner<'a> {
         outcome: &Outcome,
     ) -> Result<Planned, Stop> {
         let number = self.number()?;
+        let aside_id = if aside.0 == 0 { 0 } else { self.numbers(2)? };
         for directory in &action.directories {
             let (file, stored) = (directory.file.0, Some(true));
             self.push(SetStored { file, stored, persistence: Some(2), ..SetStored::default() });
@@ -159,6 +158,7 @@ impl<'a> Planner<'a> {
             since: self.now().0,
             file: about.0,
             aside: aside.0,
+            aside_id,
         };
         let open = OpenIntent { intent: number, record: Some(record) };
         let mut changes = std::mem::take(&mut self.at_once);

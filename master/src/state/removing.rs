@@ -95,7 +95,8 @@ impl Planner<'_> {
         let keep = last && !inode.is_directory() && !command.holders.is_empty();
         let orphan = keep.then(|| orphan_name(inode.id(), inode.generation()));
         let target = self.under_place(found);
-        let operation = Operation::Remove { target, expected: self.expected(inode), directory: inode.is_directory(), orphan };
+        let operation =
+            Operation::Remove { target, expected: self.expected(inode), directory: inode.is_directory(), orphan };
         self.lock_name(found.parent.id(), &found.name);
         self.lock_inode(inode.id());
         let action = UnderAction { mount: found.mount.id, directories: Vec::new(), destroy, operation, sync: false };

@@ -61,8 +61,12 @@ impl Plan for Rename {
         }
         let outcome = Outcome::Made(inode.id());
         match (to.inode, self.mode) {
-            (None, RenameMode::Exchange) => refuse(ErrorKind::NotFound, &planner.about(&to), "there is nothing to swap with"),
-            (Some(_), RenameMode::NoReplace) => refuse(ErrorKind::AlreadyExists, &planner.about(&to), "the name is taken"),
+            (None, RenameMode::Exchange) => {
+                refuse(ErrorKind::NotFound, &planner.about(&to), "there is nothing to swap with")
+            }
+            (Some(_), RenameMode::NoReplace) => {
+                refuse(ErrorKind::AlreadyExists, &planner.about(&to), "the name is taken")
+            }
             (Some(other), _) if other.id() == inode.id() => Ok(planner.apply(&outcome)),
             (Some(other), RenameMode::Exchange) => planner.exchange((&from, inode), (&to, other), &outcome),
             (Some(other), RenameMode::Replace) => {

@@ -3,8 +3,8 @@
 use std::ops::Bound;
 
 use larder_common::{
-    BlockIndex, Caller, ClusterId, Error, ErrorKind, FileId, FileStatus, Fingerprint, FsPath, Generation, LeaseId, MountId,
-    Name, Persistence, Position, Result, SessionId, Timestamp, WorkerId, WriteType,
+    BlockIndex, Caller, ClusterId, Error, ErrorKind, FileId, FileStatus, Fingerprint, FsPath, Generation, LeaseId,
+    MountId, Name, Persistence, Position, Result, SessionId, Timestamp, WorkerId, WriteType,
     file::{Ttl, TtlAction},
 };
 
@@ -453,7 +453,9 @@ impl State {
     /// Names in the under stores' orphans that somebody has open: all others can go.
     pub fn orphans(&self) -> impl Iterator<Item = (MountId, String)> + '_ {
         let stored = self.orphans.iter().filter(|(_, orphan)| orphan.stored);
-        stored.map(|((file, generation), orphan)| (MountId(orphan.mount), super::holding::orphan_name(*file, *generation)))
+        stored.map(|((file, generation), orphan)| {
+            (MountId(orphan.mount), super::holding::orphan_name(*file, *generation))
+        })
     }
 
     /// Whether there are inodes of removed trees to free.

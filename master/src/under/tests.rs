@@ -160,6 +160,7 @@ fn publish(path: &str, source: Source, expected: Expected, foreign: Foreign) -> 
         owner: owner(),
         modified: Timestamp(1_700_000_000_000_000_000 + i64::try_from(number).unwrap()),
         xattrs: Vec::new(),
+        orphan: None,
     }
 }
 
