@@ -1,1 +1,9 @@
-//! To be written.
+//! The harness of the end-to-end tests: clusters of real processes that can be killed, and what they are compared with.
+//!
+//! Nothing here knows how a part works inside: processes are configured by their environment, as people do it.
+
+pub mod processes;
+pub mod skip;
+pub mod trees;
+
+pub use processes::Cluster;

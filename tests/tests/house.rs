@@ -112,3 +112,19 @@ fn nothing_is_left_for_later() {
     }
     assert!(found.is_empty(), "{found:#?}");
 }
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let promises = fs::read_to_string(root().join("docs/semantics.md")).expect("docs/semantics.md");
+    let code: String = sources().iter().map(|path| fs::read_to_string(path).expect("a source file")).collect();
+    let named: BTreeSet<&str> =
+        promises.split('`').skip(1).step_by(2).filter(|word| word.contains('_') && word.chars().all(is_name)).collect();
+    let tests: Vec<_> = named.into_iter().filter(|name| name.chars().any(char::is_lowercase)).collect();
+    assert!(tests.len() > 20, "the promises were not found");
+    let missing: Vec<_> = tests.into_iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/semantics.md names tests that are not there: {missing:#?}");
+}
+
+fn is_name(c: char) -> bool {
+    c == '_' || c.is_ascii_alphanumeric()
+}

@@ -1,0 +1,24 @@
+//! Saying that a test cannot run here, so that it never counts as passed in silence.
+
+use std::io::Write;
+
+/// Notes that a test was skipped and why: on standard error, and in the file that `LARDER_SKIPPED` names, from which
+/// `make test` prints its last lines.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("skipped: {test}: {reason}");
+    let Some(path) = std::env::var_os("LARDER_SKIPPED") else { return };
+    if let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(path) {
+        // The line is for people; the test's own output has it too.
+        let _ = writeln!(file, "{test}: {reason}");
+    }
+}
+
+/// Whether the test runs as root; notes that it was skipped where it does not.
+#[must_use]
+pub fn needs_root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        skip(test, "needs root");
+    }
+    root
+}

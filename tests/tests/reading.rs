@@ -1,0 +1,162 @@
+//! Reading through real processes: cold, warm, by short circuit and as a stream, and with workers killed in the middle.
+
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+use larder_client::{CreateOptions, ErrorKind, FileSystem, ListOptions, WriteType};
+use larder_tests::{Cluster, trees};
+
+const MIB: usize = 1 << 20;
+
+async fn read_all(fs: &FileSystem, path: &str) -> larder_client::Result<Vec<u8>> {
+    fs.read(path).await.map(|bytes| bytes.to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_under_store_read_the_same_cold_and_warm() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    trees::write_files(&cluster.under(), 30, 50_000)?;
+    fs::write(cluster.under().join("large"), trees::bytes(99, 70 * MIB))?;
+    fs::write(cluster.under().join("empty"), b"")?;
+    let client = cluster.connect().await?;
+    for _ in 0..2 {
+        for (path, content) in trees::files(&cluster.under())? {
+            let path = format!("/{}", path.display());
+            assert!(read_all(&client, &path).await? == content, "{path} differs");
+        }
+    }
+    let file = client.open("/large").await?;
+    let mut buffer = vec![0; MIB];
+    assert_eq!(file.read_at(65 * MIB as u64, &mut buffer).await?, MIB);
+    let served = file.served();
+    assert!(served.local > 0, "not by short circuit: {served:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_shared_socket_the_bytes_come_as_a_stream() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let content = trees::bytes(1, 3 * MIB + 17);
+    fs::write(cluster.under().join("f"), &content)?;
+    let client = FileSystem::connect(cluster.client()?.short_circuit(false).build()).await?;
+    assert!(read_all(&client, "/f").await? == content);
+    let file = client.open("/f").await?;
+    let mut byte = [0];
+    assert_eq!(file.read_at(3 * MIB as u64, &mut byte).await?, 1);
+    assert_eq!(byte[0], content[3 * MIB]);
+    assert_eq!(file.served().local, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_finish_when_a_worker_is_killed() -> Result<()> {
+    let mut cluster = Cluster::start(2)?;
+    let content = trees::bytes(5, 40 * MIB);
+    fs::write(cluster.under().join("f"), &content)?;
+    let client = FileSystem::connect(cluster.client()?.short_circuit(false).build()).await?;
+    let file = client.open("/f").await?;
+    let mut buffer = vec![0; MIB];
+    for chunk in 0..40 {
+        if chunk == 10 {
+            cluster.kill_worker(0);
+        }
+        assert_eq!(file.read_at((chunk * MIB) as u64, &mut buffer).await?, MIB);
+        assert!(buffer == content[chunk * MIB..(chunk + 1) * MIB], "chunk {chunk} differs");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_no_worker_left_reading_ends_in_an_error_that_says_so() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    fs::write(cluster.under().join("f"), trees::bytes(5, MIB))?;
+    let client = FileSystem::connect(cluster.client()?.timeout(Duration::from_secs(6)).build()).await?;
+    client.status("/f").await?;
+    cluster.kill_worker(0);
+    let started = std::time::Instant::now();
+    let error = client.read("/f").await.expect_err("nobody can serve it");
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Deadline), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(15), "it took {:?}", started.elapsed());
+    cluster.start_worker(0)?;
+    assert_eq!(client.read("/f").await?.len(), MIB, "a worker that comes back serves again");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_worker_adopts_what_it_had() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    let client = cluster.connect().await?;
+    let content = trees::bytes(8, 2 * MIB);
+    let options = CreateOptions { write_type: Some(WriteType::MustCache), ..CreateOptions::default() };
+    client.write("/only-cached", content.clone(), options).await?;
+    cluster.kill_worker(0);
+    cluster.start_worker(0)?;
+    assert!(read_all(&client, "/only-cached").await? == content);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_changed_behind_the_cache_is_never_served_stale() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let path = cluster.under().join("f");
+    fs::write(&path, trees::bytes(1, 100_000))?;
+    let client = cluster.connect().await?;
+    assert!(read_all(&client, "/f").await? == trees::bytes(1, 100_000));
+    fs::write(&path, trees::bytes(2, 120_000))?;
+    let fresh = trees::bytes(2, 120_000);
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        let seen = read_all(&client, "/f").await;
+        match seen {
+            Ok(bytes) if bytes == fresh => break,
+            Ok(bytes) => assert!(bytes == trees::bytes(1, 100_000), "a mix of old and new was served"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Changed, "{error}"),
+        }
+        assert!(std::time::Instant::now() < deadline, "the change never showed");
+        larder_tests::processes::pause();
+    }
+    fs::remove_file(&path)?;
+    while client.status("/f").await.is_ok() {
+        assert!(std::time::Instant::now() < deadline + Duration::from_secs(5), "the removal never showed");
+        larder_tests::processes::pause();
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_any_bytes_are_read_and_listed() -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let cluster = Cluster::start(1)?;
+    let long = [b'n'; 255];
+    let strange = b"\xff\xfe strange\n";
+    for name in [&long[..], &strange[..]] {
+        fs::write(cluster.under().join(std::ffi::OsStr::from_bytes(name)), name)?;
+    }
+    let client = cluster.connect().await?;
+    let mut listed = client.list_all("/", ListOptions::default()).await?;
+    listed.retain(|entry| entry.status.name.is_some());
+    let names: Vec<Vec<u8>> = listed.iter().filter_map(|e| e.status.name.as_ref().map(|n| n.as_bytes().to_vec())).collect();
+    assert_eq!(names, [long.to_vec(), strange.to_vec()]);
+    for name in [&long[..], &strange[..]] {
+        let path = [b"/", name].concat();
+        assert_eq!(&client.read(&path[..]).await?[..], name);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_files_are_open_at_once() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    trees::write_files(&cluster.under(), 10_000, 64)?;
+    let client = cluster.connect().await?;
+    let mut open = Vec::new();
+    for seed in 0..10_000u64 {
+        open.push(client.open(format!("/d{:04}/f{seed:06}", seed / 10)).await?);
+    }
+    for (seed, file) in open.iter().enumerate() {
+        let mut bytes = [0; 64];
+        assert_eq!(file.read_at(0, &mut bytes).await?, 64);
+        assert!(bytes[..] == trees::bytes(seed as u64, 64)[..], "file {seed} differs");
+    }
+    Ok(())
+}
