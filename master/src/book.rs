@@ -4,6 +4,7 @@
 //! sets once the master is put together. Nobody waits for acknowledgements here: no reply depends on them.
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -64,6 +65,7 @@ impl Book {
             stored: state.is_stored(file),
             fingerprint: state.fingerprint(file),
             loaded: state.children_loaded(file),
+            times: (status.times.modified, status.times.changed),
         })
     }
 }
@@ -110,13 +112,21 @@ impl Ledger for Book {
         self.core.read().open_intents().collect()
     }
 
+    fn has_open_intents(&self) -> bool {
+        self.core.read().open_intents().next().is_some()
+    }
+
     fn is_open(&self, intent: IntentId) -> bool {
         self.core.read().is_open(intent)
     }
 
-    fn temporaries(&self, mount: MountId) -> Vec<String> {
+    fn temporaries(&self, mount: MountId) -> HashSet<String> {
         let state = self.core.read();
         state.temporaries().filter(|temporary| temporary.mount == mount).map(|temporary| temporary.name).collect()
+    }
+
+    fn is_held(&self, file: FileId) -> bool {
+        self.core.read().is_held(file)
     }
 
     fn orphans(&self, mount: MountId) -> Vec<String> {
@@ -133,7 +143,8 @@ impl Ledger for Book {
                 self.hand_on(finished);
                 Ok(Taken::Done(outcome))
             }
-            Some(Step::Wait(intent) | Step::Act(intent, ..)) => Ok(Taken::Busy(intent)),
+            Some(Step::Act(intent, action, _)) => Ok(Taken::Act(intent, action)),
+            Some(Step::Wait(intent)) => Ok(Taken::Busy(intent)),
             Some(Step::Load(_)) => Ok(Taken::Outdated),
         }
     }

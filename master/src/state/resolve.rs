@@ -450,6 +450,12 @@ impl State {
         leases.chain(self.pending.values().filter_map(|record| record.attempt.as_ref())).map(Into::into)
     }
 
+    /// Whether a session holds the number of a file that it has not made yet; its temporary may be filled by then.
+    #[must_use]
+    pub fn is_held(&self, file: FileId) -> bool {
+        self.sessions.iter().any(|(_, session)| (session.held.0..session.held.1).contains(&file.0))
+    }
+
     /// Names in the under stores' orphans that somebody has open: all others can go.
     pub fn orphans(&self) -> impl Iterator<Item = (MountId, String)> + '_ {
         let stored = self.orphans.iter().filter(|(_, orphan)| orphan.stored);

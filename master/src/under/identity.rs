@@ -3,9 +3,10 @@
 //! A file is itself while inode, size, time of change and birth are; a directory while its inode and birth are, for its
 //! times change with each name in it.
 
-use larder_common::{FileKind, Fingerprint, Name, Timestamp};
+use larder_common::{FileKind, Fingerprint, Name, Times, Timestamp};
 use larder_ufs::{ObjectStatus, object::same_identity};
 
+use super::ledger::Known;
 use crate::state::{Expected, Seen};
 
 /// Whether something found is the thing with this fingerprint.
@@ -27,6 +28,16 @@ pub fn as_expected(found: Option<&ObjectStatus>, expected: &Expected) -> bool {
     match (found, expected) {
         (None, Expected::Absent | Expected::Any) | (Some(_), Expected::Any) => true,
         (Some(status), Expected::Fingerprint(fingerprint)) => is_it(status, fingerprint),
+        _ => false,
+    }
+}
+
+/// Whether what is found is what the state has recorded: of a directory its times, for more of it is not known.
+#[must_use]
+pub fn is_recorded(known: &Known, kind: &FileKind, times: &Times, fingerprint: &Fingerprint) -> bool {
+    match (known.directory, kind.is_directory()) {
+        (true, true) => known.stored && known.times == (times.modified, times.changed),
+        (false, false) => known.stored && known.fingerprint.as_ref() == Some(fingerprint),
         _ => false,
     }
 }
@@ -61,8 +72,6 @@ pub fn leaves_root(directory: &[u8], kind: &FileKind) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use larder_common::Times;
-
     use super::*;
 
     fn status(kind: FileKind, inode: u64, modified: i64) -> ObjectStatus {

@@ -1,12 +1,16 @@
 //! What the under stores' side needs of the master's state: a few questions, and the two ways to tell it something.
 //!
-//! A trait, so that everything here can be tried against a namespace of twenty lines; [`super::book`] is the real one.
+//! A trait, so that everything here can be tried against a namespace of twenty lines; [`crate::book::Book`] is the real one.
 //! Answers are snapshots: they may be outdated when they are used. What must not be is checked by the `allowed` of
 //! [`Ledger::take`], which is called when nobody else can change the state.
 
-use std::{collections::BTreeMap, fmt, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    time::Instant,
+};
 
-use larder_common::{FileId, Fingerprint, FsPath, MountId, Name, Result};
+use larder_common::{FileId, Fingerprint, FsPath, MountId, Name, Result, Timestamp};
 
 use super::Boxed;
 use crate::state::{Command, IntentId, Outcome, Relative, UnderAction, UnderResult};
@@ -43,6 +47,8 @@ pub struct Known {
     pub fingerprint: Option<Fingerprint>,
     /// Of a directory: whether all its names are known.
     pub loaded: bool,
+    /// When its content and its inode were last changed: what a directory is recognised by.
+    pub times: (Timestamp, Timestamp),
 }
 
 /// What became of a command.
@@ -50,6 +56,8 @@ pub struct Known {
 pub enum Taken {
     /// It has its outcome, and what follows from it is on its way.
     Done(Outcome),
+    /// It needs this done in the under store first; the intent is recorded.
+    Act(IntentId, Box<UnderAction>),
     /// This open intent is in its way.
     Busy(IntentId),
     /// It was not allowed any more.
@@ -76,11 +84,17 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Intents without an outcome, the oldest first.
     fn open_intents(&self) -> Vec<(IntentId, UnderAction)>;
 
+    /// Whether any intent has no outcome yet.
+    fn has_open_intents(&self) -> bool;
+
     /// Whether an intent has no outcome yet.
     fn is_open(&self, intent: IntentId) -> bool;
 
-    /// Names of temporaries of a mount that belong to a write lease, an attempt or a session's held numbers.
-    fn temporaries(&self, mount: MountId) -> Vec<String>;
+    /// Names of temporaries of a mount that belong to a write lease or an attempt.
+    fn temporaries(&self, mount: MountId) -> HashSet<String>;
+
+    /// Whether a session holds the number of a file that it has not made yet.
+    fn is_held(&self, file: FileId) -> bool;
 
     /// Names in a mount's orphans that somebody has open.
     fn orphans(&self, mount: MountId) -> Vec<String>;

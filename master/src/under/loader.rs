@@ -99,8 +99,10 @@ impl Scan<'_> {
             match self.shared.ledger.take(load.into(), &|| self.shared.changes.is_good(stamp))? {
                 Taken::Done(outcome) => {
                     self.hint_conflicts(&outcome);
+                    self.hint_held(&last_page, after.as_ref());
                     return Ok(through);
                 }
+                Taken::Act(intent, action) => self.shared.carry_out_later(intent, *action),
                 Taken::Busy(intent) => {
                     let _ = self.shared.ledger.settled(intent, Instant::now() + Duration::from_secs(1)).await;
                 }
@@ -162,11 +164,7 @@ impl Scan<'_> {
     /// Looks at each name of a page that differs, and then calls the directory known if this was the last one.
     async fn one_by_one(&self, page: &ListPage, after: Option<Name>) -> Result<Option<Name>> {
         let through = through(page);
-        let known = self.known(after.as_ref(), through.as_ref());
-        let shown = self.welcome(page);
-        let mut names: Vec<Name> = shown.iter().filter(|seen| !knows(&known, seen)).map(|seen| seen.name.clone()).collect();
-        names.extend(known.into_iter().map(|(name, _)| name).filter(|name| !shown.iter().any(|seen| seen.name == *name)));
-        for name in names {
+        for name in self.differing(page, after.as_ref()) {
             let (mount, directory, path) = (Arc::clone(self.mount), self.directory, self.path.clone());
             let deadline = Instant::now() + self.shared.settings.timeout;
             look::look(self.shared, &Spot { mount, directory, path, name }, deadline).await?;
@@ -176,6 +174,27 @@ impl Scan<'_> {
             self.shared.ledger.take(LoadChildren { directory, entries, covered, complete: true }.into(), &|| true)?;
         }
         Ok(through)
+    }
+
+    /// Names of a page that differ from what is known: shown and not so known, or known and not shown.
+    fn differing(&self, page: &ListPage, after: Option<&Name>) -> Vec<Name> {
+        let known = self.known(after, through(page).as_ref());
+        let shown = self.welcome(page);
+        let is_shown = |name: &Name| shown.binary_search_by(|seen| seen.name.cmp(name)).is_ok();
+        let mut names: Vec<Name> = shown.iter().filter(|seen| !knows(&known, seen)).map(|seen| seen.name.clone()).collect();
+        names.extend(known.into_iter().map(|(name, _)| name).filter(|name| !is_shown(name)));
+        names
+    }
+
+    /// What open intents have kept the state from taking is looked at again.
+    fn hint_held(&self, page: &ListPage, after: Option<&Name>) {
+        if !self.shared.ledger.has_open_intents() {
+            return;
+        }
+        let Some(watched) = self.shared.watched(self.mount.row().id) else { return };
+        for name in self.differing(page, after) {
+            watched.hint(Hint { directory: self.path.0.clone(), name: Some(name.as_bytes().to_vec()) });
+        }
     }
 
     fn hint_conflicts(&self, outcome: &crate::state::Outcome) {
@@ -199,7 +218,7 @@ fn through(page: &ListPage) -> Option<Name> {
 
 fn knows(known: &[(Name, Known)], seen: &Seen) -> bool {
     let found = known.binary_search_by(|(name, _)| name.cmp(&seen.name)).ok();
-    found.is_some_and(|index| known[index].1.fingerprint.as_ref() == Some(&seen.fingerprint))
+    found.is_some_and(|index| identity::is_recorded(&known[index].1, &seen.kind, &seen.times, &seen.fingerprint))
 }
 
 fn is_same(known: &[(Name, Known)], entries: &[Seen]) -> bool {

@@ -39,6 +39,8 @@ pub(super) enum Sight {
     Absent,
     /// An open intent decides what is there.
     Busy(IntentId),
+    /// It was seen, but some open intent keeps the state from taking it.
+    Held,
 }
 
 /// How often a look may cross our own actions before it waits for them to cease.
@@ -52,6 +54,9 @@ pub(super) async fn look(shared: &Shared, spot: &Spot, deadline: Instant) -> Res
     loop {
         match look_now(shared, spot, deadline).await? {
             Sight::Busy(intent) => shared.ledger.settled(intent, deadline).await?,
+            // Planning finds the intent and waits for it.
+            Sight::Held if shared.ledger.child(spot.directory, spot.name.as_bytes()).is_none() => return Ok(Sight::Absent),
+            Sight::Held => return Ok(Sight::There),
             sight => return Ok(sight),
         }
     }
@@ -79,14 +84,21 @@ pub(super) async fn look_now(shared: &Shared, spot: &Spot, deadline: Instant) ->
         let found = present(spot.mount.call(deadline, store.status(&path)).await)?;
         let found = found.filter(|status| shared.is_welcome(&spot.mount, &directory, &spot.name, &status.kind));
         look_again_if_young(shared, spot, found.as_ref());
-        let Some(command) = difference(spot, known.as_ref(), found.clone()) else {
+        let Some(command) = difference(spot, known.as_ref(), found.as_ref()) else {
             return Ok(unchanged(shared, known, begun));
         };
         match shared.ledger.take(command, &|| shared.changes.is_good(stamp))? {
             Taken::Done(outcome) => {
                 conflicts(shared, spot, outcome, found.as_ref())?;
                 let now = shared.ledger.child(spot.directory, spot.name.as_bytes());
+                if difference(spot, now.as_ref(), found.as_ref()).is_some() && shared.ledger.has_open_intents() {
+                    return Ok(Sight::Held);
+                }
                 return Ok(unchanged(shared, now, begun));
+            }
+            Taken::Act(intent, action) => {
+                shared.carry_out_later(intent, *action);
+                return Ok(Sight::Busy(intent));
             }
             Taken::Busy(intent) => return Ok(Sight::Busy(intent)),
             Taken::Outdated => {}
@@ -102,17 +114,27 @@ fn unchanged(shared: &Shared, known: Option<Known>, begun: std::time::Duration) 
 }
 
 /// What the state must be told, if anything.
-fn difference(spot: &Spot, known: Option<&Known>, found: Option<ObjectStatus>) -> Option<Command> {
+fn difference(spot: &Spot, known: Option<&Known>, found: Option<&ObjectStatus>) -> Option<Command> {
     match (known, found) {
         (Some(known), _) if known.mount_point => None,
-        (Some(known), Some(status)) if known.stored && known.fingerprint.as_ref() == Some(&status.fingerprint) => None,
-        (Some(known), None) if known.stored => Some(Refresh { file: known.file, seen: Look::Gone }.into()),
+        (Some(known), Some(ObjectStatus { kind, times, fingerprint, .. }))
+            if identity::is_recorded(known, kind, times, fingerprint) =>
+        {
+            None
+        }
+        (Some(known), None) if known.stored => Some(gone(spot)),
         (_, None) => None,
         (_, Some(status)) => {
-            let entries = vec![identity::seen(spot.name.clone(), status)];
+            let entries = vec![identity::seen(spot.name.clone(), status.clone())];
             Some(LoadChildren { directory: spot.directory, entries, covered: Covered::Shown, complete: false }.into())
         }
     }
+}
+
+/// A listing of this one name that does not show it: of a file with several names, only this one goes.
+fn gone(spot: &Spot) -> Command {
+    let covered = Covered::Range { after: naming::just_before(&spot.name), through: Some(spot.name.clone()) };
+    LoadChildren { directory: spot.directory, entries: Vec::new(), covered, complete: false }.into()
 }
 
 /// Content that was acknowledged and is not persisted, while another has taken its name: each is told what was seen.
@@ -121,7 +143,9 @@ pub(super) fn conflicts(shared: &Shared, spot: &Spot, outcome: Outcome, found: O
     for file in conflicts {
         tracing::warn!(name = %spot.name, %file, "somebody else has taken the name of a file that is not persisted yet");
         let seen = Look::Changed(Box::new(identity::seen(spot.name.clone(), status.clone())));
-        shared.ledger.take(Refresh { file, seen }.into(), &|| true)?;
+        if let Taken::Act(intent, action) = shared.ledger.take(Refresh { file, seen }.into(), &|| true)? {
+            shared.carry_out_later(intent, *action);
+        }
     }
     Ok(())
 }

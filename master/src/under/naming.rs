@@ -46,6 +46,22 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
+/// A bound such that no name lies between it and `name`: the longest one that begins with what comes before the last
+/// byte, so that the range after it and through `name` is that name alone. `None` for the very first name.
+#[must_use]
+pub fn just_before(name: &Name) -> Option<Name> {
+    let (last, first) = name.as_bytes().split_last()?;
+    // A slash is no part of a name, and nothing comes before the byte 1.
+    let before = match last - 1 {
+        0 => return Name::new(first).ok(),
+        b'/' => b'/' - 1,
+        byte => byte,
+    };
+    let mut bound = [first, &[before]].concat();
+    bound.resize(larder_common::path::NAME_MAX, 0xff);
+    Name::new(bound).ok()
+}
+
 /// Whether a name is never taken into the namespace.
 #[must_use]
 pub fn is_hidden(name: &[u8]) -> bool {
@@ -158,6 +174,24 @@ mod tests {
             let beside = beside.unwrap();
             assert_eq!(beside.name().unwrap().len(), 255);
             assert_eq!(beside.parent(), long.parent());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_lies_between_a_name_and_the_bound_before_it(
+            one in proptest::collection::vec(1u8..6, 1..4),
+            other in proptest::collection::vec(0x2du8..0x32, 1..4),
+            third in proptest::collection::vec(0u8..=255, 1..4),
+        ) {
+            let names: Vec<Name> = [one, other, third].iter().filter_map(|name| Name::new(name).ok()).collect();
+            for name in &names {
+                let before = just_before(name);
+                assert!(before.as_ref().is_none_or(|before| before < name));
+                for another in names.iter().filter(|another| *another < name) {
+                    assert!(before.as_ref().is_some_and(|before| another <= before), "{another:?} {before:?} {name:?}");
+                }
+            }
         }
     }
 

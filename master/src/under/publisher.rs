@@ -150,11 +150,13 @@ async fn done(hands: &Hands<'_>, operation: &Operation) -> Result<Option<Done>> 
 }
 
 fn publication(operation: &Operation) -> Option<publish::Publication<'_>> {
-    let Operation::Publish { generation, source, target, expected, foreign, owner, modified, xattrs, .. } = operation else {
+    let Operation::Publish { generation, source, target, expected, foreign, owner, modified, xattrs, orphan, .. } = operation
+    else {
         return None;
     };
     let (generation, owner, modified) = (*generation, *owner, *modified);
-    Some(publish::Publication { generation, source, target, expected, foreign, owner, modified, xattrs })
+    let orphan = orphan.as_deref();
+    Some(publish::Publication { generation, source, target, expected, foreign, owner, modified, xattrs, orphan })
 }
 
 fn departure(operation: &Operation) -> Option<remove::Departure<'_>> {

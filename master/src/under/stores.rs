@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use larder_common::{Error, ErrorKind, FileId, FileKind, FsPath, MountId, Name, Result, clock::Clock};
 use larder_ufs::{ObjectPath, ObjectStatus};
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 use super::{
     Boxed,
@@ -65,6 +66,7 @@ pub(super) struct Shared {
     opener: Arc<dyn Opener>,
     watched: Mutex<BTreeMap<MountId, Arc<Watched>>>,
     outside: Mutex<BTreeMap<MountId, Vec<ObjectPath>>>,
+    handed: mpsc::UnboundedSender<(IntentId, UnderAction)>,
 }
 
 impl Shared {
@@ -96,6 +98,15 @@ impl Shared {
                 None
             }
         }
+    }
+
+    /// An intent that a look made necessary; there are no more of these than files with unpersisted content.
+    pub(super) fn carry_out_later(&self, intent: IntentId, action: UnderAction) {
+        if let Ok(mount) = self.mounts.get(action.mount) {
+            self.changes.begin(intent, &action, self.is_tree(&mount, &action));
+        }
+        // The receiver lives as long as the under stores; a master that stops finds the intent open at its next start.
+        let _ = self.handed.send((intent, action));
     }
 
     /// Looks at what a path names, in its directory.
@@ -170,6 +181,7 @@ impl Shared {
 #[derive(Clone, Debug)]
 pub struct UnderStores {
     shared: Arc<Shared>,
+    handed: Arc<Mutex<Option<mpsc::UnboundedReceiver<(IntentId, UnderAction)>>>>,
 }
 
 impl UnderStores {
@@ -182,7 +194,9 @@ impl UnderStores {
             timeout: settings.timeout,
             threads: settings.threads,
         };
+        let (sender, handed) = mpsc::unbounded_channel();
         let shared = Shared {
+            handed: sender,
             ledger,
             clock,
             settings,
@@ -194,7 +208,7 @@ impl UnderStores {
             watched: Mutex::default(),
             outside: Mutex::default(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), handed: Arc::new(Mutex::new(Some(handed))) }
     }
 
     /// The live mounts.
@@ -207,6 +221,9 @@ impl UnderStores {
     /// first command.
     pub fn start(&self) {
         self.follow_mounts();
+        if let Some(handed) = self.handed.lock().take() {
+            tokio::spawn(carry_out(Arc::downgrade(&self.shared), handed));
+        }
         let mut open: BTreeMap<MountId, Vec<(IntentId, UnderAction)>> = BTreeMap::new();
         for (intent, action) in self.shared.ledger.open_intents() {
             if let Ok(mount) = self.shared.mounts.get(action.mount) {
@@ -381,6 +398,14 @@ impl UnderStores {
             Sight::Absent => Ok(vec![(spot.directory, spot.name)]),
             _ => Ok(Vec::new()),
         }
+    }
+}
+
+/// Carries out what looks make necessary.
+async fn carry_out(shared: Weak<Shared>, mut handed: mpsc::UnboundedReceiver<(IntentId, UnderAction)>) {
+    while let Some((intent, action)) = handed.recv().await {
+        let Some(shared) = shared.upgrade() else { return };
+        tokio::spawn(settler::settle(shared, intent, action));
     }
 }
 

@@ -5,11 +5,12 @@
 //! intents are settled, for those may need what lies there.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use larder_common::Result;
+use larder_common::{FileId, Result};
 
 use super::{Shared, mount::LiveMount, naming};
 
@@ -51,13 +52,19 @@ async fn temporaries(shared: &Shared, mount: &Arc<LiveMount>) -> Result<u64> {
     let mut count = 0;
     for temporary in found {
         let open = naming::intent_of(&temporary.name).is_some_and(|intent| shared.ledger.is_open(intent));
-        let is_owned = owned.iter().any(|name| name.as_bytes() == temporary.name.as_bytes());
-        if !open && !is_owned {
+        if !open && !is_owned(shared, &owned, temporary.name.as_bytes()) {
             mount.call(far(), store.destroy_temporary(&temporary)).await?;
             count += 1;
         }
     }
     Ok(count)
+}
+
+/// A temporary's name begins with the number of its file.
+fn is_owned(shared: &Shared, owned: &HashSet<String>, name: &[u8]) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else { return false };
+    let file = name.split('.').next().and_then(|number| number.parse().ok());
+    owned.contains(name) || file.is_some_and(|number| shared.ledger.is_held(FileId(number)))
 }
 
 /// An orphan under the name of a settled removal is foreign content that a crash caught on its way: settling has

@@ -166,7 +166,7 @@ async fn visit_name(shared: &Arc<Shared>, watched: &Arc<Watched>, spot: &Spot, l
         return Ok(());
     }
     match look::look_now(shared, spot, Instant::now() + shared.settings.timeout).await {
-        Ok(Sight::Busy(_)) => again(watched, spot),
+        Ok(Sight::Busy(_) | Sight::Held) => again(watched, spot),
         Ok(Sight::There | Sight::Absent) => {}
         Err(error) if error.kind() == ErrorKind::Busy => again(watched, spot),
         Err(error) => return Err(error),

@@ -37,6 +37,7 @@ pub(in crate::under) struct Publication<'a> {
     pub owner: Owner,
     pub modified: Timestamp,
     pub xattrs: &'a [(Vec<u8>, Vec<u8>)],
+    pub orphan: Option<&'a str>,
 }
 
 impl Publication<'_> {
@@ -96,7 +97,7 @@ async fn give_name(
     };
     for _ in 0..TRIES {
         let attributes = attributes(hands, publication, target, &expected).await;
-        let error = match publish_once(hands, temporary, target, attributes, &expected).await {
+        let error = match publish_once(hands, temporary, target, attributes, (&expected, publication.orphan)).await {
             Ok(fingerprint) => return Ok(Done { fingerprint: Some(fingerprint), aside }),
             Err(error) => error,
         };
@@ -125,13 +126,17 @@ async fn publish_once(
     temporary: &TemporaryName,
     target: &ObjectPath,
     attributes: Attributes,
-    expected: &Found,
+    (expected, orphan): (&Found, Option<&str>),
 ) -> Result<Fingerprint> {
+    let displaced = match orphan {
+        Some(_) if hands.can().orphans => Displaced::Keep(naming::orphan(hands.intent, target, orphan)?),
+        _ => Displaced::Unlink,
+    };
     let publish = |attributes| Publish {
         expected: expected.clone(),
         attributes,
         sync: hands.sync,
-        displaced: Displaced::Unlink,
+        displaced: displaced.clone(),
         token: bytes::Bytes::new(),
     };
     hands.owned(attributes, |attributes| hands.store.publish(temporary, target, publish(attributes))).await

@@ -1,7 +1,7 @@
 //! A namespace in memory: what the state does with loads, refreshes and outcomes, as far as it matters here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,7 +58,7 @@ impl Inside {
             self.next += 1;
             FileId(self.next)
         });
-        let known = Known { file, directory, mount_point: false, stored: true, fingerprint: print, loaded: directory };
+        let known = Known { file, directory, mount_point: false, stored: true, fingerprint: print, loaded: directory, times: Default::default() };
         self.entries.insert(file, Entry { known, parent, name: name.to_vec() });
     }
 
@@ -85,8 +85,9 @@ impl Inside {
             self.next += 1;
             FileId(self.next)
         });
+        let times = (seen.times.modified, seen.times.changed);
         let (is_directory, fingerprint) = (seen.kind == FileKind::Directory, Some(seen.fingerprint.clone()));
-        let known = Known { file, directory: is_directory, mount_point: false, stored: true, fingerprint, loaded };
+        let known = Known { file, directory: is_directory, mount_point: false, stored: true, fingerprint, loaded, times };
         self.told.push(format!("saw {}", seen.name));
         self.entries.insert(file, Entry { known, parent: directory, name: seen.name.as_bytes().to_vec() });
     }
@@ -154,7 +155,7 @@ impl Inside {
 
 impl Namespace {
     pub(super) fn new(row: MountRow) -> Arc<Self> {
-        let known = Known { file: FileId::ROOT, directory: true, mount_point: true, stored: true, fingerprint: None, loaded: false };
+        let known = Known { file: FileId::ROOT, directory: true, mount_point: true, stored: true, fingerprint: None, loaded: false, times: Default::default() };
         let root = Entry { known, parent: FileId(0), name: Vec::new() };
         let inside = Inside { entries: BTreeMap::from([(FileId::ROOT, root)]), next: 1, ..Inside::default() };
         Arc::new(Self { row, inside: Mutex::new(inside) })
@@ -230,12 +231,20 @@ impl Ledger for Namespace {
         self.inside.lock().intents.iter().map(|(intent, action)| (*intent, action.clone())).collect()
     }
 
+    fn has_open_intents(&self) -> bool {
+        self.intents() > 0
+    }
+
     fn is_open(&self, intent: IntentId) -> bool {
         self.inside.lock().intents.contains_key(&intent)
     }
 
-    fn temporaries(&self, _mount: MountId) -> Vec<String> {
-        Vec::new()
+    fn temporaries(&self, _mount: MountId) -> HashSet<String> {
+        HashSet::new()
+    }
+
+    fn is_held(&self, _file: FileId) -> bool {
+        false
     }
 
     fn orphans(&self, _mount: MountId) -> Vec<String> {
