@@ -21,11 +21,12 @@ const TRY: Duration = Duration::from_secs(600);
 /// Finds out what became of an action, finishes it, and gives its intent the outcome.
 pub(super) async fn settle(shared: Arc<Shared>, intent: IntentId, action: UnderAction) {
     let mut pause = PAUSES.0;
-    while shared.ledger.is_open(intent) {
-        if let Some(result) = try_once(&shared, intent, &action).await {
-            if conclude(&shared, intent, &action, &result) {
-                return;
-            }
+    while !shared.is_stopped() && shared.ledger.is_open(intent) {
+        if let Some(result) = try_once(&shared, intent, &action).await
+            && !shared.is_stopped()
+            && conclude(&shared, intent, &action, &result)
+        {
+            return;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);

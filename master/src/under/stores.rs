@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -66,12 +69,17 @@ pub(super) struct Shared {
     opener: Arc<dyn Opener>,
     watched: Mutex<BTreeMap<MountId, Arc<Watched>>>,
     outside: Mutex<BTreeMap<MountId, Vec<ObjectPath>>>,
+    stopped: AtomicBool,
     handed: mpsc::UnboundedSender<(IntentId, UnderAction)>,
 }
 
 impl Shared {
     pub(super) fn now(&self) -> Duration {
         self.clock.monotonic()
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 
     pub(super) fn watched(&self, mount: MountId) -> Option<Arc<Watched>> {
@@ -207,6 +215,7 @@ impl UnderStores {
             opener,
             watched: Mutex::default(),
             outside: Mutex::default(),
+            stopped: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared), handed: Arc::new(Mutex::new(Some(handed))) }
     }
@@ -238,6 +247,13 @@ impl UnderStores {
         for (intent, action) in open.into_values().flatten() {
             tokio::spawn(settler::settle(Arc::clone(&self.shared), intent, action));
         }
+    }
+
+    /// Ends everything that goes on by itself. Nothing is concluded any more: intents that are open stay so, for the next
+    /// start to find.
+    pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        self.shared.mounts.all().iter().for_each(|mount| mount.end());
     }
 
     /// Makes the live mounts equal to the state's. Called after every entry that mounts or unmounts.

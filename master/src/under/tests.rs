@@ -5,6 +5,7 @@ mod crash;
 mod fresh;
 mod namespace;
 mod publish;
+mod real;
 mod store;
 
 use std::{
@@ -63,7 +64,7 @@ impl Rig {
     /// The next master on the same store and namespace, after this one has been killed.
     async fn restart(self) -> Self {
         let Self { store, namespace, under } = self;
-        drop(under);
+        under.stop();
         store.revive();
         Self::on(store, namespace, settings()).await
     }
