@@ -67,7 +67,7 @@ impl<T: Clone> Chunks<T> {
             return slot;
         }
         let slot = self.length;
-        if slot as usize % CHUNK == 0 {
+        if (slot as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Arc::new(Vec::with_capacity(CHUNK)));
         }
         Arc::make_mut(&mut self.chunks[slot as usize >> SHIFT]).push(value);

@@ -5,7 +5,7 @@ use larder_common::{ErrorKind, FileId, FileKind, path::NAME_MAX};
 
 use super::{
     arena::Run,
-    directory::{Directory, EXTRA},
+    directory::{Directory, EXTRA, short_hash},
     inode::{Flag, Inode, NONE, NewInode, Slot},
     tree::{ExtraName, InodeTree, Removed},
 };
@@ -79,7 +79,7 @@ impl InodeTree {
             None => return Err(ErrorKind::NotDirectory),
         };
         let directory = self.directory_mut(parent).ok_or(ErrorKind::NotDirectory)?;
-        directory.insert(place, entry);
+        directory.insert(place, entry, short_hash(name));
         directory.subdirectories += u32::from(is_directory);
         Ok(())
     }

@@ -7,7 +7,7 @@ use larder_common::{ErrorKind, FileId, FileKind, Fingerprint};
 use super::{
     arena::{Arena, Run},
     chunks::{Chunks, Stack},
-    directory::{Directory, EXTRA},
+    directory::{Directory, EXTRA, short_hash},
     index::Index,
     inode::{Flag, Inode, Kind, NONE, NewInode, Seen, Slot, pack, unpack},
     paged::PagedMap,
@@ -148,8 +148,7 @@ impl InodeTree {
     }
 
     pub(super) fn entry(&self, parent: Slot, name: &[u8]) -> Option<u32> {
-        let place = self.find(parent, name)?.ok()?;
-        self.directory(parent).map(|directory| directory.get(place))
+        self.directory(parent)?.lookup(short_hash(name), |entry| self.entry_name(entry).cmp(name))
     }
 
     /// What a name in a directory names.
@@ -166,8 +165,8 @@ impl InodeTree {
             return None;
         }
         let children = self.directories.get(directory.children());
-        let place = children.find(|entry| self.entry_name(entry).cmp(name)).ok()?;
-        Some(self.inodes.get(self.entry_slot(children.get(place))))
+        let entry = children.lookup(short_hash(name), |entry| self.entry_name(entry).cmp(name))?;
+        Some(self.inodes.get(self.entry_slot(entry)))
     }
 
     /// The names of a directory from (`Bound`) on, in byte order. Nothing for what is no directory.

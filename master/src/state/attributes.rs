@@ -199,7 +199,7 @@ impl Planner<'_> {
             Persistence::ToBePersisted => Persistence::ToBePersisted,
         };
         let outcome = Outcome::Committed { file: inode.id(), generation };
-        self.empty_version(inode, generation, persistence, &command.holders, false, &outcome)
+        self.empty_version(inode, generation, persistence, (&command.holders, false), &outcome)
     }
 
     fn set_xattr(

@@ -91,6 +91,7 @@ fn record_of(tree: &InodeTree, inode: &Inode) -> InodeRecord {
 }
 
 /// What a frame is made of.
+#[expect(clippy::large_enum_variant, reason = "a piece lives for a moment, one at a time")]
 enum Piece {
     Change(ChangeRecord),
     Slot(SlotRecord),

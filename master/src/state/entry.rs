@@ -122,6 +122,7 @@ pub(crate) struct ChangeRecord {
 macro_rules! changes {
     ($($tag:literal => $name:ident),* $(,)?) => {
         #[derive(Clone, PartialEq, prost::Oneof)]
+        #[expect(clippy::large_enum_variant, reason = "the large ones are the frequent ones: no allocation for each")]
         pub(crate) enum Change {
             $(#[prost(message, tag = $tag)] $name($name),)*
         }

@@ -529,7 +529,7 @@ impl Planner<'_> {
         let generation = Generation(self.number()?);
         self.ask_cache(create, inode.id());
         let outcome = Outcome::Committed { file: inode.id(), generation };
-        self.empty_version(inode, generation, persistence, &[], sync, &outcome)
+        self.empty_version(inode, generation, persistence, (&[], sync), &outcome)
     }
 
     /// Commits an empty version of a file that exists.
@@ -538,8 +538,7 @@ impl Planner<'_> {
         inode: &Inode,
         generation: Generation,
         persistence: Persistence,
-        open: &[SessionId],
-        sync: bool,
+        (open, sync): (&[SessionId], bool),
         outcome: &Outcome,
     ) -> Result<Planned, Stop> {
         let mode = self.drop_privileges(inode);

@@ -184,6 +184,7 @@ pub enum Effect {
 }
 
 /// How the call to the under store ended.
+#[expect(clippy::large_enum_variant, reason = "it is made once for each call to an under store")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnderResult {
     /// It is done.

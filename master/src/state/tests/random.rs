@@ -154,8 +154,11 @@ impl Machine {
         let number = self.entries.len() as u64 + 1;
         self.request =
             (step.flags & 128 != 0).then_some(Request { session: self.session, slot: u32::from(step.what), number });
-        self.caller =
-            if step.flags % 5 == 0 { Caller { uid: 5, gids: vec![5], name: String::new() } } else { Caller::root() };
+        self.caller = if step.flags.is_multiple_of(5) {
+            Caller { uid: 5, gids: vec![5], name: String::new() }
+        } else {
+            Caller::root()
+        };
         let command = self.command(step);
         let first = match self.plan(command.clone()) {
             Ok(Planned::Apply(entry)) => Some(self.apply(entry)),

@@ -7,11 +7,11 @@ use super::*;
 #[test]
 fn creates_and_lookups_are_quick() {
     let count = if cfg!(debug_assertions) { 5_000 } else { 300_000 };
+    let name = |n: u32| format!("/a/b/dir-{}/part-{n:07}", n / 1000);
     let mut machine = Machine::new();
     machine.mkdir("/a/b/c", WriteType::MustCache).unwrap();
     machine.run(ReserveIds { count: 10_000_000, start: false }).unwrap();
-    let commands: Vec<Command> =
-        (0..count).map(|n| machine.create(&format!("/a/b/c/part-{n:07}"), WriteType::MustCache).into()).collect();
+    let commands: Vec<Command> = (0..count).map(|n| machine.create(&name(n), WriteType::MustCache).into()).collect();
     let mut context = machine.context();
     let start = Instant::now();
     for (index, command) in commands.iter().enumerate() {
@@ -20,11 +20,16 @@ fn creates_and_lookups_are_quick() {
         machine.state.apply(Position(index as u64 + 10), &entry);
     }
     let create = start.elapsed() / count;
-    let paths: Vec<FsPath> = (0..count).map(|n| path(&format!("/a/b/c/part-{:07}", n * 7919 % count))).collect();
+    let paths: Vec<FsPath> = (0..count).map(|n| path(&name((u64::from(n) * 7919 % u64::from(count)) as u32))).collect();
     let root = Caller::root();
     let start = Instant::now();
     let found = paths.iter().filter(|path| machine.state.resolve(path, &root, &[]).is_ok()).count();
     let resolve = start.elapsed() / count;
+    let start = Instant::now();
+    let hot = paths.iter().take(1000).cycle().take(count as usize);
+    let hot = hot.filter(|path| machine.state.resolve(path, &root, &[]).is_ok()).count();
+    let warm = start.elapsed() / count;
+    assert_eq!(hot as u32, count);
     let start = Instant::now();
     let copy = machine.state.clone();
     let clone = start.elapsed();
@@ -32,7 +37,7 @@ fn creates_and_lookups_are_quick() {
     let bytes: usize = copy.checkpoint().map(|frame| frame.len()).sum();
     let checkpoint = start.elapsed();
     println!(
-        "{count} files: create {create:?}, resolve {resolve:?}, clone {clone:?}, checkpoint {bytes} bytes in {checkpoint:?}"
+        "{count} files: create {create:?}, resolve {resolve:?} (a thousand paths again and again: {warm:?}), clone {clone:?}, checkpoint {bytes} bytes in {checkpoint:?}"
     );
     assert_eq!(found as u32, count);
     if !cfg!(debug_assertions) {
