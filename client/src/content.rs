@@ -1,0 +1,214 @@
+//! One version of one file as this client knows it: the grant, where its blocks are, and what of it lies open here.
+//!
+//! [`Content`] is shared by all handles of the version and by the metadata cache, and found again by file and generation,
+//! so that dropping the metadata cache does not lose descriptors. [`Caches`] is everything that invalidations and
+//! reconnections act on.
+//!
+//! Lock order: the metadata cache, then `versions`, then the ring of residents. None is held across an await.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use larder_common::{BlockSize, FileId, FileStatus, FsPath, Generation, Result};
+use larder_proto::v1;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::{
+    descriptors::Residents,
+    leases::Local,
+    master::Trust,
+    metadata::{Known, Metadata, Terms},
+    plan::Places,
+};
+
+/// What the master said at the last open; another grant takes its place when it is out of date.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) grant: Bytes,
+    pub(crate) places: Places,
+}
+
+/// Why there is no short circuit, and until when that is believed.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: String,
+    pub(crate) until: Instant,
+}
+
+/// One version of one file.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) path: FsPath,
+    pub(crate) file: FileId,
+    pub(crate) generation: Generation,
+    pub(crate) length: u64,
+    pub(crate) block_size: BlockSize,
+    pub(crate) access: ArcSwap<Access>,
+    pub(crate) local: ArcSwapOption<Local>,
+    /// Held by whoever asks for a lease, so that several readers ask once.
+    pub(crate) leasing: tokio::sync::Mutex<()>,
+    refused: Mutex<Option<Refusal>>,
+    handles: AtomicU32,
+}
+
+impl Content {
+    /// The number of blocks.
+    pub(crate) fn blocks(&self) -> u32 {
+        self.block_size.count(self.length)
+    }
+
+    /// Why short circuit was refused a moment ago.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refused.lock().clone().filter(|refusal| Instant::now() < refusal.until)
+    }
+
+    pub(crate) fn refuse(&self, reason: String, lasts: Duration) {
+        *self.refused.lock() = Some(Refusal { reason, until: Instant::now() + lasts });
+    }
+
+    /// Lets the descriptor or mapping go; whoever reads from it now finishes first, views keep it.
+    pub(crate) fn release(&self) {
+        self.local.store(None);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.handles.load(Ordering::Acquire) > 0
+    }
+
+    fn needs_bytes(&self) -> bool {
+        self.is_open() && !self.local.load().as_ref().is_some_and(|local| local.is_whole())
+    }
+}
+
+/// An open file; counted, so that the master can be told which files are needed still.
+#[derive(Debug)]
+pub(crate) struct Handle(pub(crate) Arc<Content>);
+
+impl Handle {
+    pub(crate) fn new(content: Arc<Content>) -> Self {
+        content.handles.fetch_add(1, Ordering::AcqRel);
+        Self(content)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.handles.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Versions {
+    of: FxHashMap<FileId, Vec<Weak<Content>>>,
+    sweep_at: usize,
+}
+
+impl Versions {
+    fn find(&self, file: FileId, generation: Generation) -> Option<Arc<Content>> {
+        let versions = self.of.get(&file)?.iter().filter_map(Weak::upgrade);
+        versions.into_iter().find(|content| content.generation == generation)
+    }
+
+    fn add(&mut self, content: &Arc<Content>) {
+        if self.of.len() >= self.sweep_at {
+            self.of.retain(|_, versions| {
+                versions.retain(|content| content.strong_count() > 0);
+                !versions.is_empty()
+            });
+            self.sweep_at = (self.of.len() * 2).max(1024);
+        }
+        let versions = self.of.entry(content.file).or_default();
+        versions.retain(|content| content.strong_count() > 0);
+        versions.push(Arc::downgrade(content));
+    }
+}
+
+/// All that is remembered.
+#[derive(Debug)]
+pub(crate) struct Caches {
+    pub(crate) metadata: Metadata,
+    pub(crate) residents: Residents,
+    versions: Mutex<Versions>,
+}
+
+impl Caches {
+    pub(crate) fn new(metadata_max: usize, trust: Arc<Trust>, residents: Residents) -> Arc<Self> {
+        let metadata = Metadata::new(metadata_max, trust);
+        Arc::new(Self { metadata, residents, versions: Mutex::default() })
+    }
+
+    /// Nothing that the master said holds any more. Descriptors stay: a generation never changes.
+    pub(crate) fn drop_everything(&self) {
+        self.metadata.drop_everything();
+    }
+
+    /// Drops what an invalidation names; gives the files among them that are open and need bytes from elsewhere.
+    pub(crate) fn invalidate(&self, message: &v1::Invalidations) -> Vec<u64> {
+        self.metadata.invalidate(message);
+        let alive = |versions: &Vec<Weak<Content>>| versions.iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        let versions = self.versions.lock();
+        let touched: Vec<Arc<Content>> = match message.everything {
+            true => versions.of.values().flat_map(alive).collect(),
+            false => message.files.iter().filter_map(|id| versions.of.get(&FileId(*id))).flat_map(alive).collect(),
+        };
+        drop(versions);
+        let mut open = Vec::new();
+        for content in touched {
+            if content.needs_bytes() {
+                open.push(content.file.0);
+            } else if !message.everything && !content.is_open() {
+                content.release();
+            }
+        }
+        open.sort_unstable();
+        open.dedup();
+        open
+    }
+
+    /// Takes an answer of `Open`: keeps it and gives what is known now.
+    ///
+    /// # Errors
+    /// `Mismatch` for an answer that makes no sense.
+    pub(crate) fn opened(&self, path: &FsPath, reply: &v1::OpenReply, workers: &[v1::WorkerAddress], epoch: u64) -> Result<Known> {
+        let status = FileStatus::try_from(reply.status.clone().unwrap_or_default())?;
+        let blocks = status.block_size.count(status.length);
+        let access = Access { grant: reply.grant.clone(), places: Places::from_wire(reply, workers, blocks)? };
+        let content = self.content(path, &status, access);
+        let known = Known { status: Arc::new(status), content: Some(content) };
+        let validity = reply.validity.unwrap_or_default();
+        let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
+        self.metadata.put(path.clone(), known.clone(), terms);
+        Ok(known)
+    }
+
+    /// The one content of this file and generation, with the newest access.
+    fn content(&self, path: &FsPath, status: &FileStatus, access: Access) -> Arc<Content> {
+        let mut versions = self.versions.lock();
+        if let Some(content) = versions.find(status.id, status.generation).filter(|c| c.length == status.length) {
+            content.access.store(Arc::new(access));
+            return content;
+        }
+        let content = Arc::new(Content {
+            path: path.clone(),
+            file: status.id,
+            generation: status.generation,
+            length: status.length,
+            block_size: status.block_size,
+            access: ArcSwap::from_pointee(access),
+            local: ArcSwapOption::empty(),
+            leasing: tokio::sync::Mutex::default(),
+            refused: Mutex::default(),
+            handles: AtomicU32::new(0),
+        });
+        versions.add(&content);
+        content
+    }
+}

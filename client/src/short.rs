@@ -1,0 +1,461 @@
+//! A connection to a co-located worker: packets out, packets and descriptors in.
+//!
+//! One task sends, one receives; callers wait for the reply with their tag. Leases that are asked for at the same time go
+//! in one packet. What arrives for somebody who is gone is given back: leases and tickets are guards from the moment they
+//! are read from the packet.
+//!
+//! When descriptors were lost because this process may open no more, what came is closed, the leases are given back, and
+//! everybody in the packet is told [`Refused::Crowded`]; descriptors and answers are never paired by position then.
+//!
+//! Lock order: `pending`, then `held`; neither is held across an await.
+
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use larder_common::{ClusterId, Error, ErrorKind, ReadType, Result, WorkerId};
+use larder_proto::{
+    greeting,
+    shortcircuit::{DESCRIPTORS_MAX, PACKET_MAX, Received, Socket},
+    v1::{self, short_reply::What as Reply, short_request::What},
+};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    content::Content,
+    descriptors::evict,
+    leases::{Leased, Local},
+    retry::{Backoff, Deadline},
+};
+
+/// A worker that does not greet within this time is not used by short circuit.
+const GREETING: Duration = Duration::from_secs(1);
+/// The most bytes of grants in one packet.
+const ITEMS_MAX: usize = PACKET_MAX - 8192;
+
+/// Why no lease came.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// This process may open no more descriptors.
+    Crowded,
+    /// What the worker says, or that it is gone.
+    Failed(Error),
+}
+
+type LeaseReply = oneshot::Sender<Result<Leased, Refused>>;
+
+#[derive(Debug)]
+enum Out {
+    Lease(v1::ShortLeaseItem, LeaseReply),
+    Return(u64),
+    Other(v1::ShortRequest),
+}
+
+/// A reply with what came with it.
+#[derive(Debug)]
+struct Answer {
+    what: Reply,
+    descriptors: Vec<OwnedFd>,
+    /// Of [`Reply::Writable`].
+    ticket: Option<Ticket>,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Leases(Vec<LeaseReply>),
+    One(oneshot::Sender<Answer>),
+}
+
+/// Who uses a lease.
+#[derive(Debug)]
+enum Held {
+    By(Weak<Content>, Weak<Local>),
+    /// It was recalled before its user had made itself known, or while a view holds it.
+    Recalled,
+}
+
+/// What is shared with the guards, which may outlive everything else.
+#[derive(Debug)]
+struct Shared {
+    worker: WorkerId,
+    out: mpsc::UnboundedSender<Out>,
+    pending: Mutex<FxHashMap<u64, Pending>>,
+    held: Mutex<FxHashMap<u64, Held>>,
+    closed: OnceLock<Instant>,
+    tags: AtomicU64,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Short {
+    shared: Arc<Shared>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// A lease on this connection, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct LeaseGuard {
+    shared: Arc<Shared>,
+    pub(crate) number: u64,
+}
+
+impl LeaseGuard {
+    pub(crate) fn worker(&self) -> WorkerId {
+        self.shared.worker
+    }
+
+    /// When the connection closed, if it did.
+    pub(crate) fn closed_since(&self) -> Option<Instant> {
+        self.shared.closed.get().copied()
+    }
+}
+
+impl Drop for LeaseGuard {
+    fn drop(&mut self) {
+        self.shared.held.lock().remove(&self.number);
+        // A connection that is closed has given everything back.
+        let _ = self.shared.out.send(Out::Return(self.number));
+    }
+}
+
+/// A file that is being written; what was written is dropped unless it is sealed.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    shared: Arc<Shared>,
+    pub(crate) number: u64,
+    sealed: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.sealed {
+            let drop = What::Drop(v1::ShortDrop { ticket: self.number });
+            let _ = self.shared.out.send(Out::Other(v1::ShortRequest { tag: 0, what: Some(drop) }));
+        }
+    }
+}
+
+impl Short {
+    /// Connects and greets.
+    ///
+    /// # Errors
+    /// Why this socket cannot be used.
+    pub(crate) async fn connect(path: &Path, cluster: Option<ClusterId>, worker: WorkerId) -> Result<Arc<Self>> {
+        let socket = Arc::new(Socket::connect(path)?);
+        let welcome = tokio::time::timeout(GREETING, greet(&socket, cluster));
+        let welcome = welcome.await.map_err(|_| Error::new(ErrorKind::Deadline, "it does not greet"))??;
+        if WorkerId::try_from(&welcome.worker[..])? != worker {
+            return Err(Error::new(ErrorKind::Mismatch, "another worker listens there"));
+        }
+        let (out, queue) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            worker,
+            out,
+            pending: Mutex::default(),
+            held: Mutex::default(),
+            closed: OnceLock::new(),
+            tags: AtomicU64::new(1),
+        });
+        let sender = send_all(Arc::clone(&socket), Arc::clone(&shared), queue);
+        let receiver = receive_all(socket, Arc::clone(&shared));
+        let tasks = [tokio::spawn(sender), tokio::spawn(receiver)].map(AbortOnDropHandle::new);
+        Ok(Arc::new(Self { shared, _tasks: tasks }))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.closed.get().is_some()
+    }
+
+    /// Asks for a descriptor. A small file is fetched whole before the answer; of another one that is not here, the block
+    /// of the byte at `offset` is being fetched when the descriptor comes.
+    pub(crate) async fn lease(
+        &self,
+        grant: Bytes,
+        read_type: ReadType,
+        offset: u64,
+        deadline: Deadline,
+    ) -> Result<Leased, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let read_type = v1::ReadType::from(read_type).into();
+        let item = v1::ShortLeaseItem { grant, read_type, fetch: true, offset: Some(offset) };
+        if self.is_closed() || self.shared.out.send(Out::Lease(item, reply)).is_err() {
+            return Err(Refused::Failed(gone()));
+        }
+        match deadline.bound("the worker", answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_dropped)) => Err(Refused::Failed(gone())),
+            Err(late) => Err(Refused::Failed(late)),
+        }
+    }
+
+    /// Recalls of this lease let go of this file from now on.
+    pub(crate) fn holds(&self, content: &Arc<Content>, local: &Arc<Local>) {
+        let entry = Held::By(Arc::downgrade(content), Arc::downgrade(local));
+        let before = self.shared.held.lock().insert(local.lease.number, entry);
+        if before.is_some() {
+            evict(content, Arc::clone(local));
+        }
+    }
+
+    /// Waits until bytes are in a leased descriptor, or the worker says that it does not keep them.
+    pub(crate) async fn wait(&self, wait: v1::ShortWait, deadline: Deadline) -> Result<v1::ShortReady> {
+        match self.ask(What::Wait(wait), deadline).await?.what {
+            Reply::Ready(ready) => Ok(ready),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Begins to write a file.
+    pub(crate) async fn write(&self, grant: Bytes, reserve: u64, deadline: Deadline) -> Result<(Ticket, OwnedFd, u64)> {
+        let mut answer = self.ask(What::Write(v1::ShortWrite { grant, reserve }), deadline).await?;
+        let (Reply::Writable(writable), Some(ticket)) = (answer.what, answer.ticket) else { return Err(unexpected()) };
+        match answer.descriptors.pop() {
+            Some(descriptor) => Ok((ticket, descriptor, writable.reserved)),
+            None => Err(Error::new(ErrorKind::NoSpace, "this process may open no more descriptors")
+                .advise("raise the limit of open files (ulimit -n)")),
+        }
+    }
+
+    /// Asks for room up to the byte `reserve`; says how far everything is written.
+    pub(crate) async fn extend(&self, ticket: &Ticket, written: u64, reserve: u64, deadline: Deadline) -> Result<u64> {
+        let extend = v1::ShortExtend { ticket: ticket.number, written, reserve };
+        match self.ask(What::Extend(extend), deadline).await?.what {
+            Reply::Extended(extended) => Ok(extended.reserved),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Ends the writing. The descriptor must be closed; a child that was forked meanwhile may have it for a moment yet,
+    /// and then the worker is asked again.
+    pub(crate) async fn seal(&self, mut ticket: Ticket, length: u64, deadline: Deadline) -> Result<v1::Receipt> {
+        let seal = v1::ShortSeal { ticket: ticket.number, length };
+        let mut backoff = Backoff::new();
+        loop {
+            match self.ask(What::Seal(seal), deadline).await {
+                Ok(Answer { what: Reply::Sealed(receipt), .. }) => {
+                    ticket.sealed = true;
+                    return Ok(receipt);
+                }
+                Ok(_) => return Err(unexpected()),
+                Err(error) if error.kind() == ErrorKind::Busy => deadline.pause(&mut backoff, error).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Tells what was touched; not answered.
+    pub(crate) fn touched(&self, files: Vec<v1::Touched>) {
+        let request = v1::ShortRequest { tag: 0, what: Some(What::Touches(v1::Touches { files })) };
+        // Hints: nobody misses those of a closed connection.
+        let _ = self.shared.out.send(Out::Other(request));
+    }
+
+    async fn ask(&self, what: What, deadline: Deadline) -> Result<Answer> {
+        let (sender, answer) = oneshot::channel();
+        let tag = self.shared.tags.fetch_add(1, Ordering::Relaxed);
+        self.shared.pending.lock().insert(tag, Pending::One(sender));
+        let _forget = Forget { shared: &self.shared, tag };
+        let request = v1::ShortRequest { tag, what: Some(what) };
+        if self.is_closed() || self.shared.out.send(Out::Other(request)).is_err() {
+            return Err(gone());
+        }
+        match deadline.bound("the worker", answer).await? {
+            Ok(Answer { what: Reply::Failure(failure), .. }) => Err(failure.into()),
+            Ok(answer) => Ok(answer),
+            Err(_dropped) => Err(gone()),
+        }
+    }
+}
+
+/// Takes a question out of the books when nobody waits for it any more.
+struct Forget<'a> {
+    shared: &'a Shared,
+    tag: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.pending.lock().remove(&self.tag);
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Unavailable, "the short-circuit connection to the worker closed")
+}
+
+fn unexpected() -> Error {
+    Error::new(ErrorKind::Mismatch, "the worker answered something else than was asked").advise("bring both to one version")
+}
+
+async fn greet(socket: &Socket, cluster: Option<ClusterId>) -> Result<v1::ShortWelcome> {
+    let hello = v1::ShortHello {
+        format: greeting::FORMAT,
+        features: greeting::FEATURES,
+        cluster: cluster.map(ClusterId::to_bytes).unwrap_or_default().into(),
+    };
+    socket.send(&v1::ShortRequest { tag: 0, what: Some(What::Hello(hello)) }, &[]).await?;
+    let reply = socket.receive::<v1::ShortReply>().await?.ok_or_else(gone)?;
+    let welcome = match reply.message.what {
+        Some(Reply::Welcome(welcome)) => welcome,
+        Some(Reply::Failure(failure)) => return Err(failure.into()),
+        _ => return Err(unexpected()),
+    };
+    greeting::check_format(welcome.format, "a worker")?;
+    match cluster.filter(|cluster| welcome.cluster[..] != cluster.0[..]) {
+        Some(_) => Err(Error::new(ErrorKind::Mismatch, "a worker of another cluster listens there")),
+        None => Ok(welcome),
+    }
+}
+
+async fn send_all(socket: Arc<Socket>, shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Out>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, 512).await > 0 {
+        let mut leases = VecDeque::new();
+        let mut packets = Vec::new();
+        let mut returned = Vec::new();
+        for out in batch.drain(..) {
+            match out {
+                Out::Lease(item, reply) if !reply.is_closed() => leases.push_back((item, reply)),
+                Out::Lease(..) => {}
+                Out::Return(number) => returned.push(number),
+                Out::Other(request) => packets.push(request),
+            }
+        }
+        if !returned.is_empty() {
+            packets.push(v1::ShortRequest { tag: 0, what: Some(What::Return(v1::ShortReturn { leases: returned })) });
+        }
+        while !leases.is_empty() {
+            packets.push(shared.lease_packet(&mut leases));
+        }
+        for packet in packets {
+            if socket.send(&packet, &[]).await.is_err() {
+                return shared.close();
+            }
+        }
+    }
+}
+
+async fn receive_all(socket: Arc<Socket>, shared: Arc<Shared>) {
+    while let Ok(Some(received)) = socket.receive::<v1::ShortReply>().await {
+        shared.take(received);
+    }
+    shared.close();
+}
+
+impl Shared {
+    /// The next packet of leases: as many as fit.
+    fn lease_packet(&self, leases: &mut VecDeque<(v1::ShortLeaseItem, LeaseReply)>) -> v1::ShortRequest {
+        let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some((item, reply)) = leases.pop_front() {
+            bytes += item.grant.len() + 16;
+            if !items.is_empty() && (bytes > ITEMS_MAX || items.len() == DESCRIPTORS_MAX) {
+                leases.push_front((item, reply));
+                break;
+            }
+            items.push(item);
+            replies.push(reply);
+        }
+        let tag = self.tags.fetch_add(1, Ordering::Relaxed);
+        self.pending.lock().insert(tag, Pending::Leases(replies));
+        if self.closed.get().is_some() {
+            self.pending.lock().remove(&tag);
+        }
+        v1::ShortRequest { tag, what: Some(What::Lease(v1::ShortLease { items })) }
+    }
+
+    fn take(self: &Arc<Self>, received: Received<v1::ShortReply>) {
+        let Received { message, descriptors, truncated } = received;
+        let Some(what) = message.what else { return };
+        if let Reply::Recall(recall) = &what {
+            return self.recall(&recall.leases);
+        }
+        let pending = self.pending.lock().remove(&message.tag);
+        match (what, pending) {
+            (Reply::Leased(leased), pending) => {
+                let replies = match pending {
+                    Some(Pending::Leases(replies)) => replies,
+                    _ => Vec::new(),
+                };
+                self.leased(leased.answers, descriptors, truncated, replies);
+            }
+            (Reply::Failure(failure), Some(Pending::Leases(replies))) => {
+                let error = Error::from(failure);
+                replies.into_iter().for_each(|reply| drop(reply.send(Err(Refused::Failed(error.clone())))));
+            }
+            (what, pending) => {
+                let number = if let Reply::Writable(writable) = &what { Some(writable.ticket) } else { None };
+                let ticket = number.map(|number| Ticket { shared: Arc::clone(self), number, sealed: false });
+                let answer = Answer { what, descriptors, ticket };
+                if let Some(Pending::One(reply)) = pending {
+                    // Nobody there: the answer is dropped, and what it gave is given back.
+                    drop(reply.send(answer));
+                }
+            }
+        }
+    }
+
+    /// Pairs answers with descriptors, and gives each to who asked; what nobody takes is dropped and so given back.
+    fn leased(
+        self: &Arc<Self>,
+        answers: Vec<v1::ShortLeaseAnswer>,
+        descriptors: Vec<OwnedFd>,
+        truncated: bool,
+        replies: Vec<LeaseReply>,
+    ) {
+        let granted = answers.iter().filter(|answer| answer.failure.is_none()).count();
+        let crowded = truncated || granted != descriptors.len();
+        let mut descriptors = descriptors.into_iter();
+        let mut replies = replies.into_iter();
+        for answer in answers {
+            let result = self.one(answer, crowded, &mut descriptors);
+            if let Some(reply) = replies.next() {
+                drop(reply.send(result));
+            }
+        }
+    }
+
+    fn one(
+        self: &Arc<Self>,
+        mut answer: v1::ShortLeaseAnswer,
+        crowded: bool,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Result<Leased, Refused> {
+        if let Some(failure) = answer.failure.take() {
+            return Err(Refused::Failed(failure.into()));
+        }
+        let guard = LeaseGuard { shared: Arc::clone(self), number: answer.lease };
+        match descriptors.next() {
+            Some(descriptor) if !crowded => Ok(Leased { guard, descriptor, answer }),
+            _ => Err(Refused::Crowded),
+        }
+    }
+
+    /// The worker wants these back: what no view holds goes at once.
+    fn recall(&self, leases: &[u64]) {
+        for number in leases {
+            let held = self.held.lock().insert(*number, Held::Recalled);
+            if let Some(Held::By(content, local)) = held
+                && let (Some(content), Some(local)) = (content.upgrade(), local.upgrade())
+            {
+                evict(&content, local);
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.closed.get_or_init(Instant::now);
+        let pending = std::mem::take(&mut *self.pending.lock());
+        drop(pending);
+    }
+}
