@@ -15,6 +15,7 @@ pub mod master;
 pub mod namespace;
 pub mod paths;
 pub mod rpc;
+pub mod server;
 pub mod sessions;
 pub mod state;
 pub mod tasks;

@@ -17,7 +17,7 @@ use larder_proto::{
     greeting::VERSION,
     v1::{file_system_server::FileSystemServer, master_message, workers_server::WorkersServer},
 };
-use larder_ufs::UnderStore;
+use larder_ufs::{OpenOptions, UnderStore};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
@@ -201,7 +201,11 @@ fn stores(core: &Arc<Core>, book: &Arc<Book>, config: &MasterConfig) -> Result<U
         timeout: config.under_timeout,
         threads: config.under_threads,
     };
-    let opener = Arc::new(StoreOpener { cluster: core.journal().cluster(), timeout: config.under_timeout });
+    let opener = Arc::new(StoreOpener {
+        cluster: core.journal().cluster(),
+        timeout: config.under_timeout,
+        threads: config.under_threads,
+    });
     Ok(UnderStores::new(Arc::clone(book) as _, opener, Arc::clone(core.clock()), settings))
 }
 
@@ -210,18 +214,19 @@ fn stores(core: &Arc<Core>, book: &Arc<Book>, config: &MasterConfig) -> Result<U
 struct StoreOpener {
     cluster: ClusterId,
     timeout: Duration,
+    threads: usize,
 }
 
 impl Opener for StoreOpener {
     fn open(&self, mount: &MountRow) -> Boxed<'static, Result<Arc<dyn UnderStore>>> {
-        let options = larder_ufs::OpenOptions {
-            cluster: self.cluster,
+        let options = OpenOptions {
             read_only: mount.read_only,
-            timeout: self.timeout,
-            options: mount.options.clone(),
+            threads: self.threads,
+            deadline: self.timeout,
+            ..OpenOptions::new(self.cluster)
         };
         let uri = mount.uri.clone();
-        Box::pin(async move { larder_ufs::open(&uri, &options) })
+        Box::pin(async move { larder_ufs::open(&uri, options).await })
     }
 }
 

@@ -7,7 +7,7 @@ use larder_common::Result;
 use crate::{master::Master, state::ReserveIds};
 
 /// So many are reserved at a time.
-pub const RESERVE: u64 = 1 << 24;
+pub(crate) const RESERVE: u64 = 1 << 24;
 
 pub(super) async fn round(master: Arc<Master>) -> Result<()> {
     if master.core.read().numbers_left() < RESERVE / 2 {
