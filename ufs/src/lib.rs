@@ -5,10 +5,19 @@
 //! mounts, generations, blocks or the wire: it is told what to expect at a path and says what it found.
 
 pub mod capability;
+pub mod contract;
+pub mod faulty;
+pub mod layered;
+pub mod local;
+pub mod measured;
+pub mod memory;
 pub mod object;
 pub mod operation;
 pub mod path;
+pub mod read_only;
+pub mod registry;
 pub mod store;
+pub mod throttled;
 pub mod upload;
 pub mod watch;
 
@@ -16,6 +25,7 @@ pub use capability::Capabilities;
 pub use object::{Fetched, ListPage, ObjectStatus, SampleEntry, Space};
 pub use operation::Operation;
 pub use path::{ObjectPath, OrphanName, TemporaryName};
+pub use registry::{OpenOptions, open};
 pub use store::{BoxFuture, Sink, UnderStore};
 pub use upload::{
     Attributes, Content, Displaced, Expected, Publish, Removal, Rename, Upload, UploadReceipt, XattrChange, Xattrs,
