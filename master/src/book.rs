@@ -90,6 +90,10 @@ impl Ledger for Book {
         self.core.read().under_path(file)
     }
 
+    fn places(&self, file: FileId) -> Vec<(MountId, Relative)> {
+        self.core.read().under_paths(file)
+    }
+
     fn known(&self, file: FileId) -> Option<Known> {
         self.known_of(file)
     }

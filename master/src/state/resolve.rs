@@ -162,6 +162,15 @@ impl State {
         Some((mount, names.iter().fold(Relative::default(), |path, name| path.join(name))))
     }
 
+    /// The same for each of its names.
+    #[must_use]
+    pub fn under_paths(&self, id: FileId) -> Vec<(MountId, Relative)> {
+        let names = self.tree.names(id).into_iter();
+        names
+            .filter_map(|(parent, name)| self.under_path(parent).map(|(mount, path)| (mount, path.join(name))))
+            .collect()
+    }
+
     /// The directories that an inode has a name in.
     #[must_use]
     pub fn parents(&self, id: FileId) -> Vec<FileId> {

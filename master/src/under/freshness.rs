@@ -217,7 +217,10 @@ mod tests {
     fn people_read_why() {
         let words = |policy, nature: &Nature, shortage| Words { policy, nature, shortage }.to_string();
         assert_eq!(words(Policy::Auto, &Nature::Watchable, None), "watched");
-        assert_eq!(words(Policy::Auto, &Nature::Unwatchable("it is on nfs".into()), None), "looked at every 1s: it is on nfs");
+        assert_eq!(
+            words(Policy::Auto, &Nature::Unwatchable("it is on nfs".into()), None),
+            "looked at every 1s: it is on nfs"
+        );
         assert!(words(Policy::Auto, &Nature::Watchable, Some("no more watches")).ends_with("no more watches"));
     }
 

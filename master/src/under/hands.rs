@@ -16,6 +16,7 @@ use larder_common::{Error, ErrorKind, Fingerprint, Result};
 use larder_ufs::{Attributes, Capabilities, ObjectPath, ObjectStatus, UnderStore};
 
 use super::{
+    identity,
     ledger::{Known, Ledger, known_at},
     mount::LiveMount,
     naming,
@@ -73,6 +74,13 @@ impl<'a> Hands<'a> {
     pub(super) async fn status(&self, path: &ObjectPath) -> Result<ObjectStatus> {
         let missing = || Error::new(ErrorKind::NotFound, "it is not in the under store any more").at(path);
         self.look(path).await?.ok_or_else(missing)
+    }
+
+    /// The fingerprint of what is at a path, if that is what was recorded but for its mode or owner, which others have
+    /// changed: stores compare exactly, and such a change is none of content.
+    pub(super) async fn touched_up(&self, path: &ObjectPath, recorded: &Fingerprint) -> Result<Option<Fingerprint>> {
+        let found = self.look(path).await?.filter(|status| identity::is_it(status, recorded));
+        Ok(found.map(|status| status.fingerprint).filter(|fingerprint| fingerprint != recorded))
     }
 
     /// What the state knows of a path.

@@ -12,7 +12,11 @@ use crate::state::{Expected, Seen};
 /// Whether something found is the thing with this fingerprint.
 #[must_use]
 pub fn is_it(status: &ObjectStatus, fingerprint: &Fingerprint) -> bool {
-    if status.kind.is_directory() { same_directory(&status.fingerprint, fingerprint) } else { same_identity(&status.fingerprint, fingerprint) }
+    if status.kind.is_directory() {
+        same_directory(&status.fingerprint, fingerprint)
+    } else {
+        same_identity(&status.fingerprint, fingerprint)
+    }
 }
 
 /// Whether two fingerprints are of one directory.
@@ -99,7 +103,8 @@ mod tests {
     #[test]
     fn links_that_leave_the_root() {
         let link = |text: &str| FileKind::Symlink(text.into());
-        for (text, leaves) in [("b", false), ("../x", false), ("../../x", true), ("/etc", true), ("c/../../../x", true)] {
+        for (text, leaves) in [("b", false), ("../x", false), ("../../x", true), ("/etc", true), ("c/../../../x", true)]
+        {
             assert_eq!(leaves_root(b"a", &link(text)), leaves, "{text}");
         }
         assert!(!leaves_root(b"", &FileKind::File));

@@ -72,6 +72,9 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// In which mount an inode is and under which path, by its first name. `None` without a name.
     fn place(&self, file: FileId) -> Option<(MountId, Relative)>;
 
+    /// The same for each of its names.
+    fn places(&self, file: FileId) -> Vec<(MountId, Relative)>;
+
     /// What is known of an inode.
     fn known(&self, file: FileId) -> Option<Known>;
 

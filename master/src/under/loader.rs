@@ -60,10 +60,14 @@ async fn scan_now(shared: &Shared, directory: FileId) -> Result<()> {
     let result = scan.all_pages().await;
     match &result {
         Ok(()) => shared.looks.listed(directory, begun),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => scan.look_at_itself().await,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => {
+            scan.look_at_itself().await
+        }
         Err(_) => {}
     }
-    if scan.young && let Some(watched) = shared.watched(mount.row().id) {
+    if scan.young
+        && let Some(watched) = shared.watched(mount.row().id)
+    {
         watched.later(Hint { directory: scan.path.0.clone(), name: None });
     }
     result
@@ -139,7 +143,8 @@ impl Scan<'_> {
         let welcome = page.entries.iter().filter(|(name, status)| {
             !naming::is_hidden(name.as_bytes()) && self.shared.is_welcome(self.mount, &self.object, name, &status.kind)
         });
-        let hidden = |name: &Name| self.shared.ledger.child(self.directory, name.as_bytes()).is_some_and(|k| k.mount_point);
+        let hidden =
+            |name: &Name| self.shared.ledger.child(self.directory, name.as_bytes()).is_some_and(|k| k.mount_point);
         let shown = welcome.filter(|(name, _)| !hidden(name));
         shown.map(|(name, status)| identity::seen(name.clone(), status.clone())).collect()
     }
@@ -181,7 +186,8 @@ impl Scan<'_> {
         let known = self.known(after, through(page).as_ref());
         let shown = self.welcome(page);
         let is_shown = |name: &Name| shown.binary_search_by(|seen| seen.name.cmp(name)).is_ok();
-        let mut names: Vec<Name> = shown.iter().filter(|seen| !knows(&known, seen)).map(|seen| seen.name.clone()).collect();
+        let mut names: Vec<Name> =
+            shown.iter().filter(|seen| !knows(&known, seen)).map(|seen| seen.name.clone()).collect();
         names.extend(known.into_iter().map(|(name, _)| name).filter(|name| !is_shown(name)));
         names
     }
@@ -200,7 +206,9 @@ impl Scan<'_> {
     fn hint_conflicts(&self, outcome: &crate::state::Outcome) {
         let crate::state::Outcome::Loaded { conflicts, .. } = outcome else { return };
         for file in conflicts {
-            if let (Some((_, path)), Some(watched)) = (self.shared.ledger.place(*file), self.shared.watched(self.mount.row().id)) {
+            if let (Some((_, path)), Some(watched)) =
+                (self.shared.ledger.place(*file), self.shared.watched(self.mount.row().id))
+            {
                 watched.hint_at(&path.0);
             }
         }

@@ -55,7 +55,9 @@ pub(super) async fn look(shared: &Shared, spot: &Spot, deadline: Instant) -> Res
         match look_now(shared, spot, deadline).await? {
             Sight::Busy(intent) => shared.ledger.settled(intent, deadline).await?,
             // Planning finds the intent and waits for it.
-            Sight::Held if shared.ledger.child(spot.directory, spot.name.as_bytes()).is_none() => return Ok(Sight::Absent),
+            Sight::Held if shared.ledger.child(spot.directory, spot.name.as_bytes()).is_none() => {
+                return Ok(Sight::Absent);
+            }
             Sight::Held => return Ok(Sight::There),
             sight => return Ok(sight),
         }
@@ -85,6 +87,9 @@ pub(super) async fn look_now(shared: &Shared, spot: &Spot, deadline: Instant) ->
         let found = found.filter(|status| shared.is_welcome(&spot.mount, &directory, &spot.name, &status.kind));
         look_again_if_young(shared, spot, found.as_ref());
         let Some(command) = difference(spot, known.as_ref(), found.as_ref()) else {
+            if !shared.changes.is_good(stamp) {
+                continue;
+            }
             return Ok(unchanged(shared, known, begun));
         };
         match shared.ledger.take(command, &|| shared.changes.is_good(stamp))? {
@@ -154,6 +159,7 @@ pub(super) fn conflicts(shared: &Shared, spot: &Spot, outcome: Outcome, found: O
 fn look_again_if_young(shared: &Shared, spot: &Spot, found: Option<&ObjectStatus>) {
     let young = found.is_some_and(|status| !is_settled(&status.fingerprint, shared.clock.now()));
     if young && let Some(watched) = shared.watched(spot.mount.row().id) {
-        watched.later(super::watched::Hint { directory: spot.path.0.clone(), name: Some(spot.name.as_bytes().to_vec()) });
+        watched
+            .later(super::watched::Hint { directory: spot.path.0.clone(), name: Some(spot.name.as_bytes().to_vec()) });
     }
 }

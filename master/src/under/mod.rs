@@ -14,8 +14,8 @@
 //! what is said of mounts and proofs.
 
 pub mod changes;
-pub mod freshness;
 mod flights;
+pub mod freshness;
 mod hands;
 pub mod identity;
 pub mod ledger;

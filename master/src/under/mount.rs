@@ -143,8 +143,11 @@ impl LiveMount {
     fn away(&self, trouble: Option<&Trouble>) -> Error {
         let since = trouble.map_or(Duration::ZERO, |trouble| self.terms.clock.now().since(trouble.since));
         let reason = trouble.map_or("it is being opened", |trouble| trouble.error.message());
-        Error::new(ErrorKind::Unavailable, format!("the under store of {} has been away for {}s: {reason}", self.row.path, since.as_secs()))
-            .advise("it is tried again by itself; see `larder fsadmin report`")
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("the under store of {} has been away for {}s: {reason}", self.row.path, since.as_secs()),
+        )
+        .advise("it is tried again by itself; see `larder fsadmin report`")
     }
 
     /// Why it does not work, if so.
@@ -182,8 +185,10 @@ impl LiveMount {
         let permit = Arc::clone(&self.permits).acquire_owned();
         match tokio::time::timeout_at(deadline.into(), permit).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Error::new(ErrorKind::Deadline, format!("the under store of {} has too much to do", self.row.path))
-                .advise("see `larder fsadmin report`: it may be slow")),
+            _ => {
+                Err(Error::new(ErrorKind::Deadline, format!("the under store of {} has too much to do", self.row.path))
+                    .advise("see `larder fsadmin report`: it may be slow"))
+            }
         }
     }
 
@@ -191,7 +196,11 @@ impl LiveMount {
     ///
     /// # Errors
     /// The store's, and `Deadline`.
-    pub async fn call<T>(self: &Arc<Self>, deadline: Instant, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    pub async fn call<T>(
+        self: &Arc<Self>,
+        deadline: Instant,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
         let longest = Instant::now() + self.terms.timeout;
         let result = tokio::time::timeout_at(deadline.min(longest).into(), call).await;
         match result {

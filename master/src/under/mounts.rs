@@ -52,8 +52,11 @@ impl Mounts {
     pub fn follow(&self, rows: Vec<MountRow>) -> Followed {
         let mut followed = Followed::default();
         let mut live = self.live.write();
-        let gone: Vec<MountId> =
-            live.iter().filter(|(id, mount)| !rows.iter().any(|row| row == mount.row() && row.id == **id)).map(|(id, _)| *id).collect();
+        let gone: Vec<MountId> = live
+            .iter()
+            .filter(|(id, mount)| !rows.iter().any(|row| row == mount.row() && row.id == **id))
+            .map(|(id, _)| *id)
+            .collect();
         followed.removed.extend(gone.iter().filter_map(|id| live.remove(id)));
         for row in rows {
             if !live.contains_key(&row.id) {

@@ -33,7 +33,10 @@ pub(super) async fn act(
     let hands = Hands::new(mount, store, ledger, (intent, action.sync), deadline);
     let result = match tokio::time::timeout_at(deadline.into(), carry_out(&hands, action)).await {
         Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Deadline, format!("the under store of {} did not answer in time", mount.row().path))),
+        Err(_) => Err(Error::new(
+            ErrorKind::Deadline,
+            format!("the under store of {} did not answer in time", mount.row().path),
+        )),
     };
     told(&hands, result)
 }
@@ -76,7 +79,8 @@ async fn find_out(hands: &Hands<'_>, action: &UnderAction) -> Result<Done> {
 }
 
 async fn carry_out(hands: &Hands<'_>, action: &UnderAction) -> Result<Done> {
-    let place = super::changes::paths(action).last().map_or_else(|| Ok(ObjectPath::root()), |path| naming::object(path))?;
+    let place =
+        super::changes::paths(action).last().map_or_else(|| Ok(ObjectPath::root()), |path| naming::object(path))?;
     destroy(hands, &place, &action.destroy).await?;
     let mut made = directories::Made::default();
     let result = match directories::perform(hands, &action.directories, &mut made).await {
@@ -150,7 +154,8 @@ async fn done(hands: &Hands<'_>, operation: &Operation) -> Result<Option<Done>> 
 }
 
 fn publication(operation: &Operation) -> Option<publish::Publication<'_>> {
-    let Operation::Publish { generation, source, target, expected, foreign, owner, modified, xattrs, orphan, .. } = operation
+    let Operation::Publish { generation, source, target, expected, foreign, owner, modified, xattrs, orphan, .. } =
+        operation
     else {
         return None;
     };

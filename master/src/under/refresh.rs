@@ -52,7 +52,9 @@ pub(super) async fn file(shared: &Arc<Shared>, file: FileId, deadline: Instant) 
     let Some((directory, name)) = naming::split(&path.0) else { return Ok(Validity::Session) };
     let walk = Walk { shared, mount, deadline: deadline.min(Instant::now() + shared.settings.timeout) };
     let above = Relative(directory.to_vec());
-    let Some(parent) = super::ledger::known_at(&*shared.ledger, walk.mount.row(), &above) else { return Ok(Validity::Session) };
+    let Some(parent) = super::ledger::known_at(&*shared.ledger, walk.mount.row(), &above) else {
+        return Ok(Validity::Session);
+    };
     walk.name(&parent, &above, name).await.map(|(_, validity)| validity)
 }
 
@@ -61,7 +63,9 @@ pub(super) async fn file(shared: &Arc<Shared>, file: FileId, deadline: Instant) 
 /// # Errors
 /// As [`path`].
 pub(super) async fn listing(shared: &Arc<Shared>, directory: FileId, deadline: Instant) -> Result<Validity> {
-    let Some(known) = shared.ledger.known(directory).filter(|known| known.directory) else { return Ok(Validity::Session) };
+    let Some(known) = shared.ledger.known(directory).filter(|known| known.directory) else {
+        return Ok(Validity::Session);
+    };
     let Some((mount, path)) = shared.ledger.place(directory) else { return Ok(Validity::Session) };
     let walk = Walk { shared, mount: shared.mounts.get(mount)?, deadline };
     if !(known.stored || known.mount_point) {
@@ -130,7 +134,8 @@ impl Walk<'_> {
         };
         let last = known.as_ref().and_then(|known| self.shared.looks.last(directory.file, known.file));
         let (rule, _) = self.rule(path, last).await?;
-        let kept = if known.is_some() { validity(rule, last, self.shared.now()) } else { Validity::For(Duration::ZERO) };
+        let kept =
+            if known.is_some() { validity(rule, last, self.shared.now()) } else { Validity::For(Duration::ZERO) };
         Ok((known, kept))
     }
 

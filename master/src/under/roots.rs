@@ -52,7 +52,8 @@ pub fn check_overlap(uri: &str, path: &FsPath, mounts: &[MountRow]) -> Result<()
         let old = normal(&mount.uri);
         if inside(&old, &new) || inside(&new, &old) {
             let message = format!("{new} and {old}, which is mounted at {}, overlap", mount.path);
-            let advice = "mount a directory that is neither inside the other nor around it, or use the path that it has already";
+            let advice =
+                "mount a directory that is neither inside the other nor around it, or use the path that it has already";
             return Err(Error::new(ErrorKind::Invalid, message).at(path).advise(advice));
         }
     }
@@ -100,9 +101,14 @@ mod tests {
     fn overlapping_stores_are_refused() {
         let mounts = [row("/", "/data"), row("/b", "s3://bucket/b")];
         let at = FsPath::parse("/new").unwrap();
-        for (uri, fits) in
-            [("/data/x", false), ("/", false), ("/data", false), ("/database", true), ("s3://bucket", false), ("s3://bucket/c", true)]
-        {
+        for (uri, fits) in [
+            ("/data/x", false),
+            ("/", false),
+            ("/data", false),
+            ("/database", true),
+            ("s3://bucket", false),
+            ("s3://bucket/c", true),
+        ] {
             assert_eq!(check_overlap(uri, &at, &mounts).is_ok(), fits, "{uri}");
         }
     }

@@ -23,9 +23,7 @@ use larder_ufs::UnderStore;
 
 use self::{namespace::Namespace, store::MemoryStore};
 use super::{Boxed, MountRow, Opener, Settings, UnderStores};
-use crate::state::{
-    Expected, Foreign, Operation, Owner, Relative, Source, UnderAction, UnderResult,
-};
+use crate::state::{Expected, Foreign, Operation, Owner, Relative, Source, UnderAction, UnderResult};
 
 /// Opens one store that is there already.
 #[derive(Debug)]
@@ -111,7 +109,7 @@ impl Rig {
     async fn load(&self, directory: FileId, path: &str, name: Option<&str>) -> Result<Vec<larder_common::Name>> {
         let (path, name) = (rel(path), name.map(|name| larder_common::Name::new(name).unwrap()));
         let needs = crate::state::NeedsLoad { directory, mount: MountId::ROOT, path, name };
-        Ok(self.under.load(needs, soon()).await?.into_iter().map(|(_, name)| name).collect())
+        Ok(self.under.load(needs, soon() + Duration::from_secs(30)).await?.into_iter().map(|(_, name)| name).collect())
     }
 
     async fn fresh(&self, path: &str) -> Result<super::Validity> {

@@ -147,7 +147,9 @@ async fn visit(
     names: Vec<Option<Vec<u8>>>,
 ) -> Result<()> {
     let path = Relative(directory.to_vec());
-    let Some(known) = known_at(&*shared.ledger, mount.row(), &path).filter(|known| known.directory) else { return Ok(()) };
+    let Some(known) = known_at(&*shared.ledger, mount.row(), &path).filter(|known| known.directory) else {
+        return Ok(());
+    };
     if known.loaded && (names.len() > CROWD || names.contains(&None)) {
         return loader::scan(shared, known.file, Instant::now() + shared.settings.timeout).await;
     }

@@ -20,7 +20,8 @@ pub(in crate::under) async fn set(hands: &Hands<'_>, target: &Relative, attribut
     if !hands.can().attributes {
         return Ok(recorded(hands, &path, &before, before.clone()));
     }
-    let after = hands.change(hands.store.set_attributes(&path, attributes)).await.map_err(|error| error.at(&target.0))?;
+    let after =
+        hands.change(hands.store.set_attributes(&path, attributes)).await.map_err(|error| error.at(&target.0))?;
     Ok(recorded(hands, &path, &before, after))
 }
 

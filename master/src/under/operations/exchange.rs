@@ -35,7 +35,8 @@ pub(in crate::under) async fn perform(hands: &Hands<'_>, from: &Relative, to: &R
     let mut between = hands.look(&places.between).await?;
     if between.is_none() {
         let (Some(source), Some(_)) = (at_from.take(), &at_to) else {
-            return Err(Error::new(ErrorKind::NotFound, "one of two names to swap is not in the under store any more").at(&from.0));
+            return Err(Error::new(ErrorKind::NotFound, "one of two names to swap is not in the under store any more")
+                .at(&from.0));
         };
         between = Some(step(hands, &places.from, &places.between, source).await?);
     }
@@ -75,7 +76,8 @@ pub(in crate::under) async fn done(hands: &Hands<'_>, from: &Relative, to: &Rela
     let places = Places::new(hands, from, to)?;
     let (at_from, at_to) = (hands.look(&places.from).await?, hands.look(&places.to).await?);
     let (Some(at_from), Some(at_to)) = (at_from, at_to) else { return Ok(None) };
-    let is = |status: &ObjectStatus, print: Option<Fingerprint>| print.is_some_and(|print| identity::is_it(status, &print));
+    let is =
+        |status: &ObjectStatus, print: Option<Fingerprint>| print.is_some_and(|print| identity::is_it(status, &print));
     let swapped = is(&at_from, hands.recorded(&places.to)) || is(&at_to, hands.recorded(&places.from));
     let over = swapped && hands.look(&places.between).await?.is_none();
     Ok(over.then_some(Done { fingerprint: Some(at_from.fingerprint), aside: None }))

@@ -5,14 +5,18 @@ use larder_ufs::ObjectPath;
 
 use crate::{
     state::{Done, Owner, Relative},
-    under::hands::{Hands, at},
+    under::{
+        hands::{Hands, at},
+        identity,
+    },
 };
 
 pub(in crate::under) async fn link(hands: &Hands<'_>, from: &Relative, to: &Relative) -> Result<Done> {
     let (path, new) = (at(from)?, at(to)?);
+    let found = hands.status(&path).await?;
     let expected = match hands.recorded(&path) {
-        Some(fingerprint) => fingerprint,
-        None => hands.status(&path).await?.fingerprint,
+        Some(recorded) if !identity::is_it(&found, &recorded) => recorded,
+        _ => found.fingerprint,
     };
     let status = hands.change(hands.store.link(&path, &expected, &new)).await.map_err(|error| error.at(&to.0))?;
     Ok(Done { fingerprint: Some(status.fingerprint), aside: None })
@@ -32,7 +36,9 @@ pub(in crate::under) async fn make(hands: &Hands<'_>, target: &Relative, kind: F
     let attributes = hands.attributes(owner);
     let status = hands
         .owned(attributes, |attributes| match &kind {
-            FileKind::Symlink(text) => hands.store.symlink(&path, text, larder_ufs::Attributes { mode: None, ..attributes }),
+            FileKind::Symlink(text) => {
+                hands.store.symlink(&path, text, larder_ufs::Attributes { mode: None, ..attributes })
+            }
             other => hands.store.make_special(&path, other.clone(), attributes),
         })
         .await

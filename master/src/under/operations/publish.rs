@@ -12,8 +12,8 @@ use std::ops::Range;
 
 use larder_common::{Error, ErrorKind, Fingerprint, Generation, Name, Result, Timestamp};
 use larder_ufs::{
-    Attributes, Content, Displaced, Expected as Found, ObjectPath, ObjectStatus, Publish, Rename, TemporaryName, Xattrs,
-    object::same_identity,
+    Attributes, Content, Displaced, Expected as Found, ObjectPath, ObjectStatus, Publish, Rename, TemporaryName,
+    Xattrs, object::same_identity,
 };
 
 use crate::{
@@ -107,6 +107,9 @@ async fn give_name(
         expected = match (hands.look(target).await?, publication.expected, publication.foreign) {
             (None, ..) => Found::Absent,
             (Some(status), Expected::Any, _) if !status.kind.is_directory() => Found::Fingerprint(status.fingerprint),
+            (Some(status), Expected::Fingerprint(old), _) if identity::is_it(&status, old) => {
+                Found::Fingerprint(status.fingerprint)
+            }
             (Some(status), _, Foreign::KeepAside(to)) => {
                 aside = Some(move_aside(hands, target, status, to).await?);
                 Found::Absent
@@ -114,7 +117,8 @@ async fn give_name(
             (Some(_), ..) => return Err(error.at(&publication.target.0)),
         };
     }
-    Err(Error::new(ErrorKind::Busy, "somebody else keeps changing what is under this name in the under store").at(&publication.target.0))
+    Err(Error::new(ErrorKind::Busy, "somebody else keeps changing what is under this name in the under store")
+        .at(&publication.target.0))
 }
 
 async fn found(hands: &Hands<'_>, target: &ObjectPath) -> Result<Found> {
@@ -142,7 +146,12 @@ async fn publish_once(
     hands.owned(attributes, |attributes| hands.store.publish(temporary, target, publish(attributes))).await
 }
 
-async fn attributes(hands: &Hands<'_>, publication: &Publication<'_>, target: &ObjectPath, expected: &Found) -> Attributes {
+async fn attributes(
+    hands: &Hands<'_>,
+    publication: &Publication<'_>,
+    target: &ObjectPath,
+    expected: &Found,
+) -> Attributes {
     let mut attributes = hands.attributes(publication.owner);
     if hands.can().attributes {
         attributes.modified = Some(publication.modified);
@@ -187,7 +196,11 @@ async fn move_aside(hands: &Hands<'_>, target: &ObjectPath, status: ObjectStatus
             Err(error) => return Err(error),
         }
     }
-    Err(Error::new(ErrorKind::AlreadyExists, "there are too many conflicts beside this file; look at them and remove them").at(&to))
+    Err(Error::new(
+        ErrorKind::AlreadyExists,
+        "there are too many conflicts beside this file; look at them and remove them",
+    )
+    .at(&to))
 }
 
 fn last_name(path: &ObjectPath) -> Result<Name> {

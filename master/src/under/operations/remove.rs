@@ -4,7 +4,7 @@
 //! all that is below if the namespace has something below it, or does not know; where the namespace knows it to be empty
 //! the caller meant an empty directory, and a foreign file that has appeared in it makes the removal fail.
 
-use larder_common::{Error, ErrorKind, Result};
+use larder_common::{Error, ErrorKind, Fingerprint, Result};
 use larder_ufs::{ObjectPath, Removal};
 
 use super::tree;
@@ -30,7 +30,7 @@ pub(in crate::under) async fn perform(hands: &Hands<'_>, departure: &Departure<'
         true => directory(hands, &path).await?,
         false => file(hands, &path, departure).await?,
     }
-    Ok(Done::default())
+    Ok(Done { fingerprint: other_name(hands, &path).await, aside: None })
 }
 
 async fn directory(hands: &Hands<'_>, path: &ObjectPath) -> Result<()> {
@@ -39,7 +39,9 @@ async fn directory(hands: &Hands<'_>, path: &ObjectPath) -> Result<()> {
     }
     match present(hands.change(hands.store.remove_directory(path)).await) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotEmpty && with_all_below(hands, path) => tree::remove(hands, path).await,
+        Err(error) if error.kind() == ErrorKind::NotEmpty && with_all_below(hands, path) => {
+            tree::remove(hands, path).await
+        }
         Err(error) => Err(error.at(path)),
     }
 }
@@ -60,14 +62,30 @@ async fn file(hands: &Hands<'_>, path: &ObjectPath, departure: &Departure<'_>) -
     };
     let keep = departure.orphan.is_some() && hands.can().orphans;
     let orphan = naming::orphan(hands.intent, path, departure.orphan)?;
-    let removal = Removal { expected, orphan, keep, sync: hands.sync };
-    match present(hands.change(hands.store.remove(path, removal)).await) {
+    let removal = |expected| Removal { expected, orphan: orphan.clone(), keep, sync: hands.sync };
+    let mut result = present(hands.change(hands.store.remove(path, removal(expected.clone()))).await);
+    if matches!(&result, Err(error) if error.kind() == ErrorKind::Changed)
+        && let Some(fingerprint) = hands.touched_up(path, &expected).await?
+    {
+        result = present(hands.change(hands.store.remove(path, removal(fingerprint))).await);
+    }
+    match result {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::IsDirectory => {
             Err(Error::new(ErrorKind::Changed, "the under store has a directory there now").at(path))
         }
         Err(error) => Err(error.at(path)),
     }
+}
+
+/// What a file with several names looks like now under another one: losing a name has changed its inode.
+async fn other_name(hands: &Hands<'_>, path: &ObjectPath) -> Option<Fingerprint> {
+    let known = hands.known(path).filter(|known| !known.directory)?;
+    let names = hands.ledger.places(known.file);
+    let other = names.iter().find(|(_, name)| name.0 != path.as_bytes())?;
+    let status = hands.look(&at(&other.1).ok()?).await.ok().flatten()?;
+    let recorded = known.fingerprint.filter(|recorded| identity::is_it(&status, recorded));
+    recorded.map(|_| status.fingerprint)
 }
 
 /// Whether it has been removed. What a crash has left in `orphans` on its way is destroyed if it is what was to go.
@@ -79,7 +97,7 @@ pub(in crate::under) async fn done(hands: &Hands<'_>, departure: &Departure<'_>)
     if !departure.directory && hands.can().orphans {
         clear(hands, &path, departure).await?;
     }
-    Ok(Some(Done::default()))
+    Ok(Some(Done { fingerprint: other_name(hands, &path).await, aside: None }))
 }
 
 async fn clear(hands: &Hands<'_>, path: &ObjectPath, departure: &Departure<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Giving something another name, replacing what is there.
 
-use larder_common::Result;
+use larder_common::{ErrorKind, Result};
 use larder_ufs::{Displaced, Expected as Found, ObjectPath, Rename};
 
 use crate::{
@@ -29,17 +29,40 @@ pub(in crate::under) async fn perform(hands: &Hands<'_>, way: &Move<'_>) -> Resu
     let target = match way.replaced {
         Expected::Absent => Found::Absent,
         Expected::Fingerprint(fingerprint) => Found::Fingerprint(fingerprint.clone()),
-        Expected::Any => {
-            hands.look(&to).await?.map_or(Found::Absent, |status| Found::Fingerprint(status.fingerprint))
-        }
+        Expected::Any => hands.look(&to).await?.map_or(Found::Absent, |status| Found::Fingerprint(status.fingerprint)),
     };
     let displaced = match way.orphan {
         Some(_) if hands.can().orphans => Displaced::Keep(naming::orphan(hands.intent, &to, way.orphan)?),
         _ => Displaced::Unlink,
     };
     let rename = Rename { source, target, displaced, sync: hands.sync };
-    let status = hands.change(hands.store.rename(&from, &to, rename)).await.map_err(|error| error.at(&way.from.0))?;
+    let mut result = hands.change(hands.store.rename(&from, &to, rename.clone())).await;
+    if matches!(&result, Err(error) if error.kind() == ErrorKind::Changed)
+        && let Some(rename) = touched_up(hands, (&from, &to), rename).await?
+    {
+        result = hands.change(hands.store.rename(&from, &to, rename)).await;
+    }
+    let status = result.map_err(|error| error.at(&way.from.0))?;
     Ok(Done { fingerprint: Some(status.fingerprint), aside: None })
+}
+
+/// The same rename where only mode or owner of one of the two has been changed by others.
+async fn touched_up(
+    hands: &Hands<'_>,
+    (from, to): (&ObjectPath, &ObjectPath),
+    rename: Rename,
+) -> Result<Option<Rename>> {
+    let source = hands.touched_up(from, &rename.source).await?;
+    let target = match &rename.target {
+        Found::Absent => None,
+        Found::Fingerprint(fingerprint) => hands.touched_up(to, fingerprint).await?,
+    };
+    if source.is_none() && target.is_none() {
+        return Ok(None);
+    }
+    let source = source.unwrap_or_else(|| rename.source.clone());
+    let target = target.map_or_else(|| rename.target.clone(), Found::Fingerprint);
+    Ok(Some(Rename { source, target, ..rename }))
 }
 
 /// Whether it has been renamed: the thing is under the new name, and not under the old one.

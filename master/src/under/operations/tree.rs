@@ -57,7 +57,8 @@ impl Walk<'_> {
         if self.stuck <= STUCK {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Busy, "somebody else keeps writing into a directory that is being removed").at(directory))
+        Err(Error::new(ErrorKind::Busy, "somebody else keeps writing into a directory that is being removed")
+            .at(directory))
     }
 
     /// Whether it is gone.

@@ -128,7 +128,8 @@ async fn crash(case: &Case, step: u64, fault: Fault) {
 #[tokio::test]
 async fn a_crash_at_every_step_ends_in_one_of_two_states() {
     let cases = CASES.iter().flat_map(|case| (0..5).map(move |step| (case, step)));
-    let all = cases.flat_map(|(case, step)| [Fault::HangBefore, Fault::HangAfter].map(|fault| crash(case, step, fault)));
+    let all =
+        cases.flat_map(|(case, step)| [Fault::HangBefore, Fault::HangAfter].map(|fault| crash(case, step, fault)));
     futures_util::future::join_all(all).await;
 }
 
@@ -174,12 +175,21 @@ async fn a_mount_that_hangs_fails_fast_and_comes_back() {
     rig.publish("f", "one").await;
     rig.list().await.unwrap();
     rig.store.hang(true);
-    let mode = || Operation::SetAttributes { target: rel("f"), mode: Some(0o600), uid: None, gid: None, accessed: None, modified: None };
+    let mode = || Operation::SetAttributes {
+        target: rel("f"),
+        mode: Some(0o600),
+        uid: None,
+        gid: None,
+        accessed: None,
+        modified: None,
+    };
     // Nothing has been changed by then: that is known to have failed.
     assert!(matches!(rig.act(mode()).await, Some(UnderResult::Failed(error)) if error.kind() == ErrorKind::Deadline));
     assert!(rig.mount().trouble().is_some());
     let begun = Instant::now();
-    assert!(matches!(rig.act(mode()).await, Some(UnderResult::Failed(error)) if error.kind() == ErrorKind::Unavailable));
+    assert!(
+        matches!(rig.act(mode()).await, Some(UnderResult::Failed(error)) if error.kind() == ErrorKind::Unavailable)
+    );
     assert_eq!(rig.fresh("/f").await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(begun.elapsed() < Duration::from_millis(100));
     assert!(!rig.under.mounts().info()[0].trouble.is_empty());

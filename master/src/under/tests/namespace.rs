@@ -43,7 +43,10 @@ pub(super) struct Namespace {
 
 impl Inside {
     fn child(&self, directory: FileId, name: &[u8]) -> Option<FileId> {
-        self.entries.values().find(|entry| entry.parent == directory && entry.name == name).map(|entry| entry.known.file)
+        self.entries
+            .values()
+            .find(|entry| entry.parent == directory && entry.name == name)
+            .map(|entry| entry.known.file)
     }
 
     fn find(&self, path: &[u8]) -> Option<FileId> {
@@ -58,12 +61,21 @@ impl Inside {
             self.next += 1;
             FileId(self.next)
         });
-        let known = Known { file, directory, mount_point: false, stored: true, fingerprint: print, loaded: directory, times: Default::default() };
+        let known = Known {
+            file,
+            directory,
+            mount_point: false,
+            stored: true,
+            fingerprint: print,
+            loaded: directory,
+            times: Default::default(),
+        };
         self.entries.insert(file, Entry { known, parent, name: name.to_vec() });
     }
 
     fn drop_tree(&mut self, file: FileId) {
-        let below: Vec<FileId> = self.entries.values().filter(|entry| entry.parent == file).map(|entry| entry.known.file).collect();
+        let below: Vec<FileId> =
+            self.entries.values().filter(|entry| entry.parent == file).map(|entry| entry.known.file).collect();
         below.into_iter().for_each(|child| self.drop_tree(child));
         self.entries.remove(&file);
     }
@@ -77,7 +89,9 @@ impl Inside {
     fn see(&mut self, directory: FileId, seen: &Seen) {
         let file = self.child(directory, seen.name.as_bytes());
         let same = file.filter(|file| self.entries[file].known.directory == seen.kind.is_directory());
-        if same.is_none() && let Some(file) = file {
+        if same.is_none()
+            && let Some(file) = file
+        {
             self.drop_tree(file);
         }
         let loaded = same.is_some_and(|file| self.entries[&file].known.loaded);
@@ -87,26 +101,38 @@ impl Inside {
         });
         let times = (seen.times.modified, seen.times.changed);
         let (is_directory, fingerprint) = (seen.kind == FileKind::Directory, Some(seen.fingerprint.clone()));
-        let known = Known { file, directory: is_directory, mount_point: false, stored: true, fingerprint, loaded, times };
+        let known =
+            Known { file, directory: is_directory, mount_point: false, stored: true, fingerprint, loaded, times };
         self.told.push(format!("saw {}", seen.name));
         self.entries.insert(file, Entry { known, parent: directory, name: seen.name.as_bytes().to_vec() });
     }
 
     fn load(&mut self, load: &crate::state::LoadChildren) {
         if let Covered::Range { after, through } = &load.covered {
-            let gone: Vec<FileId> = self.entries.values().filter(|entry| {
-                let inside = after.as_ref().is_none_or(|after| entry.name.as_slice() > after.as_bytes())
-                    && through.as_ref().is_none_or(|through| entry.name.as_slice() <= through.as_bytes());
-                let shown = load.entries.iter().any(|seen| seen.name.as_bytes() == entry.name);
-                entry.parent == load.directory && entry.known.file != FileId::ROOT && entry.known.stored && inside && !shown
-            }).map(|entry| entry.known.file).collect();
+            let gone: Vec<FileId> = self
+                .entries
+                .values()
+                .filter(|entry| {
+                    let inside = after.as_ref().is_none_or(|after| entry.name.as_slice() > after.as_bytes())
+                        && through.as_ref().is_none_or(|through| entry.name.as_slice() <= through.as_bytes());
+                    let shown = load.entries.iter().any(|seen| seen.name.as_bytes() == entry.name);
+                    entry.parent == load.directory
+                        && entry.known.file != FileId::ROOT
+                        && entry.known.stored
+                        && inside
+                        && !shown
+                })
+                .map(|entry| entry.known.file)
+                .collect();
             for file in gone {
                 self.told.push(format!("gone {}", String::from_utf8_lossy(&self.entries[&file].name)));
                 self.drop_tree(file);
             }
         }
         load.entries.iter().for_each(|seen| self.see(load.directory, seen));
-        if load.complete && let Some(entry) = self.entries.get_mut(&load.directory) {
+        if load.complete
+            && let Some(entry) = self.entries.get_mut(&load.directory)
+        {
             entry.known.loaded = true;
         }
     }
@@ -116,7 +142,9 @@ impl Inside {
             self.add(&directory.path.0, true, done.fingerprint.clone());
         }
         match &action.operation {
-            Operation::Publish { target, .. } | Operation::Symlink { target, .. } | Operation::MakeSpecial { target, .. } => {
+            Operation::Publish { target, .. }
+            | Operation::Symlink { target, .. }
+            | Operation::MakeSpecial { target, .. } => {
                 self.add(&target.0, false, done.fingerprint.clone());
                 if let Some(aside) = &done.aside {
                     let (above, _) = split(&target.0).unwrap();
@@ -155,7 +183,15 @@ impl Inside {
 
 impl Namespace {
     pub(super) fn new(row: MountRow) -> Arc<Self> {
-        let known = Known { file: FileId::ROOT, directory: true, mount_point: true, stored: true, fingerprint: None, loaded: false, times: Default::default() };
+        let known = Known {
+            file: FileId::ROOT,
+            directory: true,
+            mount_point: true,
+            stored: true,
+            fingerprint: None,
+            loaded: false,
+            times: Default::default(),
+        };
         let root = Entry { known, parent: FileId(0), name: Vec::new() };
         let inside = Inside { entries: BTreeMap::from([(FileId::ROOT, root)]), next: 1, ..Inside::default() };
         Arc::new(Self { row, inside: Mutex::new(inside) })
@@ -206,6 +242,10 @@ impl Ledger for Namespace {
         }
         names.reverse();
         Some((MountId::ROOT, Relative(names.join(&b'/'))))
+    }
+
+    fn places(&self, file: FileId) -> Vec<(MountId, Relative)> {
+        self.place(file).into_iter().collect()
     }
 
     fn known(&self, file: FileId) -> Option<Known> {

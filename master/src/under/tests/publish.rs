@@ -114,7 +114,12 @@ async fn removals_go_by_identity() {
     rig.store.delete("f");
     rig.done(remove("f", print(old), false)).await;
     rig.publish("g", "open").await;
-    let kept = Operation::Remove { target: rel("g"), expected: print(rig.recorded("g")), directory: false, orphan: Some("5.6".into()) };
+    let kept = Operation::Remove {
+        target: rel("g"),
+        expected: print(rig.recorded("g")),
+        directory: false,
+        orphan: Some("5.6".into()),
+    };
     rig.done(kept).await;
     assert_eq!(rig.store.private(), (0, 1));
     rig.under.destroy_orphan(MountId::ROOT, "5.6").await;
@@ -178,12 +183,23 @@ async fn names_are_swapped() {
 async fn a_change_of_mode_hides_no_change_of_content() {
     let rig = Rig::new().await;
     rig.publish("f", "one").await;
-    let mode = || Operation::SetAttributes { target: rel("f"), mode: Some(0o600), uid: None, gid: None, accessed: None, modified: None };
+    let mode = || Operation::SetAttributes {
+        target: rel("f"),
+        mode: Some(0o600),
+        uid: None,
+        gid: None,
+        accessed: None,
+        modified: None,
+    };
     assert!(rig.done(mode()).await.is_some());
     assert_eq!(rig.store.node("f").unwrap().mode, 0o600);
     rig.store.write("f", "theirs");
     assert!(rig.done(mode()).await.is_none());
-    let xattr = |value: Option<&str>| Operation::SetXattr { target: rel("f"), name: b"user.a".into(), value: value.map(Into::into) };
+    let xattr = |value: Option<&str>| Operation::SetXattr {
+        target: rel("f"),
+        name: b"user.a".into(),
+        value: value.map(Into::into),
+    };
     rig.done(xattr(Some("1"))).await;
     assert_eq!(rig.store.node("f").unwrap().xattrs.len(), 1);
     rig.done(xattr(None)).await;
@@ -203,4 +219,19 @@ async fn links_and_special_files() {
     assert_eq!(rig.store.node("p").unwrap().kind, FileKind::Special(0o010_000, 0));
     let again = Operation::Symlink { target: rel("s"), text: b"x".into(), owner: owner() };
     assert_eq!(failed(rig.act(again).await), ErrorKind::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_mode_that_somebody_else_has_set_is_in_nobody_s_way() {
+    let rig = Rig::new().await;
+    rig.publish("f", "one").await;
+    rig.store.chmod("f", 0o400);
+    rig.done(publish("f", rig.store.temporary("two"), print(rig.recorded("f")), Foreign::Refuse)).await;
+    rig.store.chmod("f", 0o400);
+    rig.done(Operation::Link { from: rel("f"), to: rel("l") }).await;
+    rig.store.chmod("f", 0o440);
+    rig.done(rename("f", "g", print(rig.recorded("f")), Expected::Absent)).await;
+    rig.store.chmod("g", 0o400);
+    rig.done(remove("g", print(rig.recorded("g")), false)).await;
+    assert_eq!(rig.store.names(), ["l"]);
 }

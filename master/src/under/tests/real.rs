@@ -239,7 +239,19 @@ async fn many_creates_beside_listings_lose_no_name() {
         let whole = Arc::clone(&whole);
         tokio::spawn(async move {
             for _ in 0..200 {
-                whole.acting.load(crate::state::NeedsLoad { directory: FileId::ROOT, mount: MountId::ROOT, path: rel(""), name: None }, soon()).await.unwrap();
+                whole
+                    .acting
+                    .load(
+                        crate::state::NeedsLoad {
+                            directory: FileId::ROOT,
+                            mount: MountId::ROOT,
+                            path: rel(""),
+                            name: None,
+                        },
+                        soon(),
+                    )
+                    .await
+                    .unwrap();
                 tokio::task::yield_now().await;
             }
         })

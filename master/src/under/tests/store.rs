@@ -7,17 +7,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use larder_common::{
-    AttemptId, Error, ErrorKind, FileKind, Fingerprint, MountId, Name, Result, Times, Timestamp,
-    clock::SystemClock,
+    AttemptId, Error, ErrorKind, FileKind, Fingerprint, MountId, Name, Result, Times, Timestamp, clock::SystemClock,
 };
 use larder_ufs::{
-    Attributes, BoxFuture, Capabilities, Content, Displaced, Event, Expected, Fetched, ListPage, ObjectPath, ObjectStatus,
-    OrphanName, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt,
-    Watch, XattrChange, Xattrs, object::same_identity,
+    Attributes, BoxFuture, Capabilities, Content, Displaced, Event, Expected, Fetched, ListPage, ObjectPath,
+    ObjectStatus, OrphanName, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload,
+    UploadReceipt, Watch, XattrChange, Xattrs,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -68,6 +68,7 @@ pub(super) struct MemoryStore {
     calls: AtomicU64,
     changes: AtomicU64,
     hangs: AtomicBool,
+    delay: AtomicU64,
     news: Arc<Notify>,
     page: usize,
 }
@@ -87,7 +88,18 @@ impl Disk {
         let now = self.tick();
         let content = content.to_vec();
         let xattrs = Vec::new();
-        Node { kind, content, mode: 0o644, uid: 0, gid: 0, inode: self.next, links: 1, modified: now, changed: now, xattrs }
+        Node {
+            kind,
+            content,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            inode: self.next,
+            links: 1,
+            modified: now,
+            changed: now,
+            xattrs,
+        }
     }
 
     fn tell(&mut self, path: &[u8]) {
@@ -154,7 +166,7 @@ impl Node {
     }
 
     fn is(&self, print: &Fingerprint) -> bool {
-        if self.kind.is_directory() { self.inode == print.inode } else { same_identity(&self.print(), print) }
+        if self.kind.is_directory() { self.inode == print.inode } else { self.print() == *print }
     }
 
     fn status(&self) -> ObjectStatus {
@@ -195,6 +207,7 @@ impl MemoryStore {
             calls: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             hangs: AtomicBool::new(false),
+            delay: AtomicU64::new(0),
             news: Arc::default(),
             page,
         })
@@ -212,6 +225,11 @@ impl MemoryStore {
 
     pub(super) fn hang(&self, hangs: bool) {
         self.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    /// The answer of the next call takes so many milliseconds to arrive.
+    pub(super) fn delay_next(&self, millis: u64) {
+        self.delay.store(millis, Ordering::SeqCst);
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -250,6 +268,14 @@ impl MemoryStore {
         disk.put(path.as_bytes(), node);
         drop(disk);
         self.news.notify_one();
+    }
+
+    /// Somebody else changes a mode.
+    pub(super) fn chmod(&self, path: &str, mode: u32) {
+        let mut disk = self.disk.lock();
+        let changed = disk.tick();
+        let node = Node { mode, changed, ..disk.nodes[path.as_bytes()].clone() };
+        disk.put(path.as_bytes(), node);
     }
 
     /// Somebody else removes a file.
@@ -305,11 +331,11 @@ impl MemoryStore {
             return Box::pin(std::future::pending());
         }
         let result = look(&mut self.disk.lock());
+        let delay = Duration::from_millis(self.delay.swap(0, Ordering::SeqCst));
         // What was seen is on its way for a moment, and others go on meanwhile.
         Box::pin(async move {
-            for _ in 0..3 {
-                tokio::task::yield_now().await;
-            }
+            tokio::time::sleep(delay).await;
+            tokio::task::yield_now().await;
             result
         })
     }
@@ -351,14 +377,23 @@ impl UnderStore for MemoryStore {
                 let root = disk.node(FileKind::Directory, b"");
                 Ok(Node { inode: 1, ..root }.status())
             }
-            false => disk.nodes.get(path.as_bytes()).map_or_else(|| wrong(ErrorKind::NotFound), |node| Ok(node.status())),
+            false => {
+                disk.nodes.get(path.as_bytes()).map_or_else(|| wrong(ErrorKind::NotFound), |node| Ok(node.status()))
+            }
         })
     }
 
-    fn list<'a>(&'a self, directory: &'a ObjectPath, after: Option<&'a Name>, limit: usize) -> BoxFuture<'a, Result<ListPage>> {
+    fn list<'a>(
+        &'a self,
+        directory: &'a ObjectPath,
+        after: Option<&'a Name>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<ListPage>> {
         let limit = limit.min(self.page);
         self.ask(|disk| {
-            if !directory.is_root() && !disk.nodes.get(directory.as_bytes()).is_some_and(|node| node.kind.is_directory()) {
+            if !directory.is_root()
+                && !disk.nodes.get(directory.as_bytes()).is_some_and(|node| node.kind.is_directory())
+            {
                 return wrong(ErrorKind::NotFound);
             }
             let children = disk.nodes.iter().filter_map(|(path, node)| {
@@ -399,7 +434,12 @@ impl UnderStore for MemoryStore {
         Box::pin(async { wrong(ErrorKind::Unsupported) })
     }
 
-    fn upload_whole<'a>(&'a self, temporary: &'a TemporaryName, content: Content, _sync: bool) -> BoxFuture<'a, Result<UploadReceipt>> {
+    fn upload_whole<'a>(
+        &'a self,
+        temporary: &'a TemporaryName,
+        content: Content,
+        _sync: bool,
+    ) -> BoxFuture<'a, Result<UploadReceipt>> {
         self.change(|disk| {
             let Content::Bytes(bytes) = content else { return wrong(ErrorKind::Unsupported) };
             if disk.temporaries.contains_key(temporary.name.as_bytes()) {
@@ -420,13 +460,26 @@ impl UnderStore for MemoryStore {
     }
 
     fn list_temporaries(&self) -> BoxFuture<'_, Result<Vec<TemporaryName>>> {
-        self.ask(|disk| Ok(disk.temporaries.keys().map(|name| TemporaryName::new(ObjectPath::root(), Name::new(name).unwrap())).collect()))
+        self.ask(|disk| {
+            Ok(disk
+                .temporaries
+                .keys()
+                .map(|name| TemporaryName::new(ObjectPath::root(), Name::new(name).unwrap()))
+                .collect())
+        })
     }
 
-    fn publish<'a>(&'a self, temporary: &'a TemporaryName, target: &'a ObjectPath, publish: Publish) -> BoxFuture<'a, Result<Fingerprint>> {
+    fn publish<'a>(
+        &'a self,
+        temporary: &'a TemporaryName,
+        target: &'a ObjectPath,
+        publish: Publish,
+    ) -> BoxFuture<'a, Result<Fingerprint>> {
         self.change(|disk| {
             disk.check_parent(target.as_bytes())?;
-            let Some(mut node) = disk.temporaries.get(temporary.name.as_bytes()).cloned() else { return wrong(ErrorKind::NotFound) };
+            let Some(mut node) = disk.temporaries.get(temporary.name.as_bytes()).cloned() else {
+                return wrong(ErrorKind::NotFound);
+            };
             if disk.nodes.get(target.as_bytes()).is_some_and(|node| node.kind.is_directory()) {
                 return wrong(ErrorKind::IsDirectory);
             }
@@ -460,7 +513,12 @@ impl UnderStore for MemoryStore {
         })
     }
 
-    fn rename<'a>(&'a self, from: &'a ObjectPath, to: &'a ObjectPath, rename: Rename) -> BoxFuture<'a, Result<ObjectStatus>> {
+    fn rename<'a>(
+        &'a self,
+        from: &'a ObjectPath,
+        to: &'a ObjectPath,
+        rename: Rename,
+    ) -> BoxFuture<'a, Result<ObjectStatus>> {
         self.change(|disk| {
             disk.check_parent(to.as_bytes())?;
             let Some(node) = disk.nodes.get(from.as_bytes()) else { return wrong(ErrorKind::NotFound) };
@@ -489,11 +547,17 @@ impl UnderStore for MemoryStore {
     fn list_orphans(&self) -> BoxFuture<'_, Result<Vec<(OrphanName, ObjectStatus)>>> {
         self.ask(|disk| {
             let all = disk.orphans.iter();
-            Ok(all.map(|(name, node)| (OrphanName::new(ObjectPath::root(), Name::new(name).unwrap()), node.status())).collect())
+            Ok(all
+                .map(|(name, node)| (OrphanName::new(ObjectPath::root(), Name::new(name).unwrap()), node.status()))
+                .collect())
         })
     }
 
-    fn make_directory<'a>(&'a self, path: &'a ObjectPath, attributes: Attributes) -> BoxFuture<'a, Result<ObjectStatus>> {
+    fn make_directory<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        attributes: Attributes,
+    ) -> BoxFuture<'a, Result<ObjectStatus>> {
         self.change(|disk| make(disk, path, FileKind::Directory, &attributes))
     }
 
@@ -509,11 +573,21 @@ impl UnderStore for MemoryStore {
         })
     }
 
-    fn symlink<'a>(&'a self, path: &'a ObjectPath, target: &'a [u8], attributes: Attributes) -> BoxFuture<'a, Result<ObjectStatus>> {
+    fn symlink<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        target: &'a [u8],
+        attributes: Attributes,
+    ) -> BoxFuture<'a, Result<ObjectStatus>> {
         self.change(|disk| make(disk, path, FileKind::Symlink(target.to_vec()), &attributes))
     }
 
-    fn link<'a>(&'a self, path: &'a ObjectPath, expected: &'a Fingerprint, new: &'a ObjectPath) -> BoxFuture<'a, Result<ObjectStatus>> {
+    fn link<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        expected: &'a Fingerprint,
+        new: &'a ObjectPath,
+    ) -> BoxFuture<'a, Result<ObjectStatus>> {
         self.change(|disk| {
             disk.check(path.as_bytes(), &Expected::Fingerprint(expected.clone()))?;
             disk.check(new.as_bytes(), &Expected::Absent)?;
@@ -525,19 +599,35 @@ impl UnderStore for MemoryStore {
         })
     }
 
-    fn make_special<'a>(&'a self, path: &'a ObjectPath, kind: FileKind, attributes: Attributes) -> BoxFuture<'a, Result<ObjectStatus>> {
+    fn make_special<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        kind: FileKind,
+        attributes: Attributes,
+    ) -> BoxFuture<'a, Result<ObjectStatus>> {
         self.change(|disk| make(disk, path, kind, &attributes))
     }
 
-    fn set_attributes<'a>(&'a self, path: &'a ObjectPath, attributes: Attributes) -> BoxFuture<'a, Result<ObjectStatus>> {
+    fn set_attributes<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        attributes: Attributes,
+    ) -> BoxFuture<'a, Result<ObjectStatus>> {
         self.change(|disk| alter(disk, path, |node| node.give(&attributes)))
     }
 
     fn xattrs<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<Xattrs>> {
-        self.ask(|disk| disk.nodes.get(path.as_bytes()).map_or_else(|| wrong(ErrorKind::NotFound), |node| Ok(node.xattrs.clone())))
+        self.ask(|disk| {
+            disk.nodes.get(path.as_bytes()).map_or_else(|| wrong(ErrorKind::NotFound), |node| Ok(node.xattrs.clone()))
+        })
     }
 
-    fn set_xattr<'a>(&'a self, path: &'a ObjectPath, name: &'a [u8], change: XattrChange) -> BoxFuture<'a, Result<ObjectStatus>> {
+    fn set_xattr<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        name: &'a [u8],
+        change: XattrChange,
+    ) -> BoxFuture<'a, Result<ObjectStatus>> {
         self.change(|disk| {
             alter(disk, path, |node| {
                 node.xattrs.retain(|(other, _)| other != name);
@@ -569,7 +659,14 @@ impl UnderStore for MemoryStore {
     fn sample(&self, limit: usize) -> BoxFuture<'_, Result<Vec<SampleEntry>>> {
         self.ask(|disk| {
             let root = disk.nodes.iter().filter(|(path, _)| !path.contains(&b'/')).take(limit);
-            Ok(root.map(|(path, node)| SampleEntry { name: Name::new(path).unwrap(), inode: node.inode, size: node.content.len() as u64, modified: node.modified }).collect())
+            Ok(root
+                .map(|(path, node)| SampleEntry {
+                    name: Name::new(path).unwrap(),
+                    inode: node.inode,
+                    size: node.content.len() as u64,
+                    modified: node.modified,
+                })
+                .collect())
         })
     }
 
