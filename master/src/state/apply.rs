@@ -227,7 +227,7 @@ impl State {
             return;
         }
         if let Some(lease) = self.lease_of.get(&file).copied() {
-            self.end_lease(lease, true, effects);
+            self.cut_lease(lease, effects);
         }
         self.touch_changed(file, time, effects);
         self.orphan_inode(file, open, remove.mount);
@@ -239,8 +239,7 @@ impl State {
             self.side.remove(freed.id);
         }
         if let Some(lease) = self.lease_of.get(&freed.id).copied() {
-            self.end_lease(lease, true, effects);
-            effects.push(Effect::LeaseOver(lease));
+            self.cut_lease(lease, effects);
         }
         if freed.file {
             self.set_pending(freed.generation, None, effects);

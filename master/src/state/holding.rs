@@ -128,12 +128,24 @@ impl State {
         }
     }
 
-    /// What was written goes; a file that never had content goes with it.
-    fn abandon(&mut self, lease: LeaseId, record: &LeaseRecord, effects: &mut Vec<Effect>) {
+    /// A lease ends because its file is no more: what was written goes.
+    pub(super) fn cut_lease(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        let Some(record) = self.leases.remove(&lease) else { return };
+        self.lease_of.remove(&FileId(record.file));
+        Self::unwritten(lease, &record, effects);
+    }
+
+    fn unwritten(lease: LeaseId, record: &LeaseRecord, effects: &mut Vec<Effect>) {
         let (file, generation) = (FileId(record.file), Generation(record.generation));
         effects.push(Effect::LeaseOver(lease));
         effects.push(Effect::ContentOver { file, generation });
         effects.extend(record.temporary.iter().map(|temporary| Effect::TemporaryOver(temporary.into())));
+    }
+
+    /// What was written goes; a file that never had content goes with it.
+    fn abandon(&mut self, lease: LeaseId, record: &LeaseRecord, effects: &mut Vec<Effect>) {
+        let file = FileId(record.file);
+        Self::unwritten(lease, record, effects);
         if self.tree.get(file).is_none_or(|inode| inode.is(Flag::Complete)) {
             return;
         }

@@ -81,7 +81,7 @@ pub struct Refresh {
 pub enum Look {
     /// As it did.
     Same,
-    /// Like this. Its attributes are taken; a foreign version of the content becomes a new generation.
+    /// Like this, under the name that it has. Its attributes are taken; a foreign version of the content becomes a new generation.
     Changed(Box<Seen>),
     /// It is not there.
     Gone,
@@ -152,8 +152,7 @@ impl Planner<'_> {
         } else if same_kind {
             self.take_version(inode, seen, counts)?;
         } else {
-            self.gone(parent, seen.name.as_bytes(), inode, counts);
-            if !self.holds_unpersisted(inode) {
+            if self.gone(parent, seen.name.as_bytes(), inode, counts) {
                 self.add_seen(parent, seen, counts)?;
             }
         }
@@ -221,8 +220,9 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Something is no more in the under store. What holds unpersisted content stays, and is no more stored.
-    fn gone(&mut self, parent: FileId, name: &[u8], inode: &Inode, counts: &mut Counts) {
+    /// Something is no more in the under store: its name goes. What holds unpersisted content or a mount stays, and is no
+    /// more stored. Whether the name goes.
+    fn gone(&mut self, parent: FileId, name: &[u8], inode: &Inode, counts: &mut Counts) -> bool {
         let (state, path) = (self.state, self.state.path(inode.id()));
         let mounts = inode.is_directory() && path.is_some_and(|path| state.mounts.any_in(&path));
         let written = !inode.is(Flag::Complete) || self.state.lease_of.contains(&inode.id());
@@ -230,10 +230,10 @@ impl Planner<'_> {
             let (parent, name) = (parent.0, name.to_vec());
             self.push(RemoveName { parent, name, found: true, ..RemoveName::default() });
             counts.gone += 1;
-            return;
+            return true;
         }
         if inode.is(Flag::MountPoint) {
-            return;
+            return false;
         }
         for entry in self.state.tree.list(inode.id(), Bound::Unbounded) {
             if entry.inode.is(Flag::Stored) {
@@ -243,6 +243,7 @@ impl Planner<'_> {
         let file = inode.id().0;
         let persistence = (inode.is_directory()).then_some(0);
         self.push(SetStored { file, stored: Some(false), persistence, ..SetStored::default() });
+        false
     }
 
     fn is_locked(&self, parent: FileId, name: &[u8], inode: Option<&Inode>) -> bool {
@@ -311,12 +312,15 @@ impl Plan for Refresh {
         planner.free_name(parent, name)?;
         match &self.seen {
             Look::Same => {}
-            Look::Gone if inode.is(Flag::Stored) => planner.gone(parent, name, inode, &mut counts),
+            Look::Gone if inode.is(Flag::Stored) => {
+                planner.gone(parent, name, inode, &mut counts);
+            }
             Look::Gone => {}
             Look::Changed(seen) => {
-                planner.compare(parent, inode, seen, &mut counts)?;
+                let seen = Seen { name: Name::new(name)?, ..Seen::clone(seen) };
+                planner.compare(parent, inode, &seen, &mut counts)?;
                 if !counts.conflicts.is_empty() {
-                    return planner.keep_aside(parent, inode, seen);
+                    return planner.keep_aside(parent, inode, &seen);
                 }
             }
         }

@@ -30,6 +30,7 @@ pub mod sessions;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use larder_common::{ClusterId, ErrorKind, FileId, Generation, LeaseId, Position, Result, SessionId};
 use prost::Message;
@@ -48,7 +49,7 @@ pub use cache::{SetPin, SetPolicy, SetReplication, SetTtl, TtlExpired};
 pub use command::{Command, Context, Place, Request, Target};
 pub use directories::{CreateDirectory, Link, MakeSpecial, Symlink};
 pub use entry::Entry;
-pub use files::{AbandonFile, CompleteFile, CreateComplete, CreateFile, HeldContent, Receipt, held_temporary};
+pub use files::{AbandonFile, CompleteFile, CreateComplete, CreateFile, HeldContent, Receipt};
 pub use loading::{Covered, LoadChildren, Look, Refresh, Seen};
 pub use mount_table::{MountPoint, MountTable};
 pub use mounts::{Format, Mount, Unmount};
@@ -58,6 +59,7 @@ pub use removing::{Reclaim, Remove, RemoveKind};
 pub use renaming::{Rename, RenameMode};
 pub use resolve::{Holder, Listed, PendingPersist, Resolve, WriteLease};
 pub use sessions::{Closed, EndSession, HoldFiles, OpenSession, ReserveIds};
+pub use versions::held_temporary;
 
 /// How many slots a session has.
 pub const SLOTS: u32 = 64;

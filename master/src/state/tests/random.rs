@@ -57,17 +57,9 @@ impl Machine {
         let flag = |bit: u8| step.flags >> bit & 1 == 1;
         let (one, other) = (NAMES[step.one], NAMES[step.other]);
         let file = self.some_file(step.one + step.other);
-        let generation = self.state.status(file).map_or(Generation(0), |status| status.generation);
         let target: Target = if flag(0) { path(one).into() } else { file.into() };
         let (session, number) = (self.session, step.number);
         let holders = if flag(6) { vec![session] } else { Vec::new() };
-        let pending = self.state.pending().next();
-        let (pending_file, pending_generation) =
-            pending.as_ref().map_or((file, generation), |p| (p.file, p.generation));
-        let attempt =
-            pending.and_then(|p| p.attempt).map_or(larder_common::AttemptId(number), |attempt| attempt.attempt);
-        let kind = if flag(1) { FileKind::Directory } else { FileKind::File };
-        let owner = Owner { mode: 0o777, uid: 0, gid: 0 };
         match step.what {
             0..=3 => self.create_command(step).into(),
             4..=6 => CompleteFile {
@@ -93,6 +85,26 @@ impl Machine {
             17 => Link { target, place: place(other) }.into(),
             18 => Symlink { place: place(one), text: vec![b'x'; step.number as usize] }.into(),
             19 => MakeSpecial { place: place(one), format: 0o010_000, device: number, mode: 0o600 }.into(),
+            _ => self.other_command(step),
+        }
+    }
+
+    fn other_command(&self, step: &Step) -> Command {
+        let flag = |bit: u8| step.flags >> bit & 1 == 1;
+        let one = NAMES[step.one];
+        let file = self.some_file(step.one + step.other);
+        let generation = self.state.status(file).map_or(Generation(0), |status| status.generation);
+        let target: Target = if flag(0) { path(one).into() } else { file.into() };
+        let (session, number) = (self.session, step.number);
+        let holders = if flag(6) { vec![session] } else { Vec::new() };
+        let pending = self.state.pending().next();
+        let (pending_file, pending_generation) =
+            pending.as_ref().map_or((file, generation), |p| (p.file, p.generation));
+        let attempt =
+            pending.and_then(|p| p.attempt).map_or(larder_common::AttemptId(number), |attempt| attempt.attempt);
+        let kind = if flag(1) { FileKind::Directory } else { FileKind::File };
+        let owner = Owner { mode: 0o777, uid: 0, gid: 0 };
+        match step.what {
             20 => {
                 let length = flag(5).then_some(number / 3);
                 SetAttributes { mode: flag(1).then_some(0o6777), length, holders, ..SetAttributes::of(target) }.into()
