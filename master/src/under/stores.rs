@@ -185,11 +185,14 @@ impl Shared {
     }
 }
 
+/// Actions that looks made necessary.
+type Handed = mpsc::UnboundedReceiver<(IntentId, UnderAction)>;
+
 /// What the master does in under stores. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct UnderStores {
     shared: Arc<Shared>,
-    handed: Arc<Mutex<Option<mpsc::UnboundedReceiver<(IntentId, UnderAction)>>>>,
+    handed: Arc<Mutex<Option<Handed>>>,
 }
 
 impl UnderStores {
@@ -418,7 +421,7 @@ impl UnderStores {
 }
 
 /// Carries out what looks make necessary.
-async fn carry_out(shared: Weak<Shared>, mut handed: mpsc::UnboundedReceiver<(IntentId, UnderAction)>) {
+async fn carry_out(shared: Weak<Shared>, mut handed: Handed) {
     while let Some((intent, action)) = handed.recv().await {
         let Some(shared) = shared.upgrade() else { return };
         tokio::spawn(settler::settle(shared, intent, action));

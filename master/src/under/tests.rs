@@ -2,6 +2,7 @@
 //! crashes at every step, stores that hang, and changes by others.
 
 mod crash;
+mod directory;
 mod fresh;
 mod namespace;
 mod publish;
