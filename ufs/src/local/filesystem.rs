@@ -40,7 +40,7 @@ pub(super) fn remote(fd: BorrowedFd<'_>) -> Result<Option<&'static str>, Errno> 
 
 /// The tops of the mounts below a directory; none where the system does not tell.
 pub(super) fn mounts_below(root: &Path) -> Vec<ObjectPath> {
-    std::fs::read("/proc/self/mountinfo").map(|table| parse_mounts(&table, root)).unwrap_or_default()
+    std::fs::read("/proc/thread-self/mountinfo").map(|table| parse_mounts(&table, root)).unwrap_or_default()
 }
 
 /// The fifth field of each line is the mount point, with blanks, newlines and backslashes as `\ooo`.

@@ -422,3 +422,6 @@ pub(super) fn rename_temporary(root: &Root, from: &TemporaryName, to: &Temporary
     }
     Err(Error::new(ErrorKind::NotFound, "the temporary was destroyed").at(&from.name))
 }
+
+#[cfg(test)]
+mod tests;
