@@ -7,7 +7,7 @@ use clap::{FromArgMatches, Subcommand};
 
 use crate::{
     arguments::{Arguments, command_line},
-    commands::{completions, config, man, version},
+    commands::{completions, config, format, local, man, master, version, worker},
     context::{Context, Environment},
     exit::Exit,
     failure,
@@ -65,6 +65,10 @@ macro_rules! registry {
 }
 
 registry! {
+    Start: Local(local::Local);
+    Servers: Master(master::Master);
+    Servers: Worker(worker::Worker);
+    Servers: Format(format::Format);
     Shell: Config(config::Config);
     Shell: Completions(completions::Completions);
     Shell: Man(man::Man);

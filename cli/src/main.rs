@@ -8,6 +8,7 @@ mod context;
 mod exit;
 mod failure;
 mod output;
+mod serving;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 //!
 //! The first SIGINT or SIGTERM stops a server in good order; a second one ends the process at once with code 1.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use larder_common::{
@@ -152,6 +152,3 @@ pub(crate) fn greeting(settings: &Settings) -> Greeting {
 pub(crate) fn token(settings: &Settings) -> Token {
     settings.security.token.as_ref().map(|token| Token::new(token.expose())).unwrap_or_default()
 }
-
-/// How long a server may take to stop in good order.
-pub(crate) const STOP: Duration = Duration::from_secs(10);

@@ -102,6 +102,9 @@ impl Master {
         for effect in std::mem::take(&mut finished.effects) {
             self.effect(effect);
         }
+        if finished.touched.everything {
+            self.stores.follow_mounts();
+        }
         self.sessions.invalidate(&finished.touched, finished.position, by)
     }
 
@@ -113,6 +116,14 @@ impl Master {
             }),
             Effect::PersistPending { .. } => self.pending.notify_one(),
             Effect::ReclaimPending => self.reclaim.notify_one(),
+            Effect::TemporaryOver(temporary) => {
+                let stores = self.stores.clone();
+                tokio::spawn(async move { stores.destroy_temporary(temporary.mount, &temporary.name).await });
+            }
+            Effect::OrphanOver { mount, name } => {
+                let stores = self.stores.clone();
+                tokio::spawn(async move { stores.destroy_orphan(mount, &name).await });
+            }
             _ => {}
         }
     }

@@ -35,7 +35,7 @@ use crate::{
     sessions::Sessions,
     state::{Command, Entry, Format, Mount, Owner, ReserveIds, State},
     tasks,
-    under::{self, Boxed, MountRow, Opener, UnderStores},
+    under::{self, Boxed, MountRow, Opener, UnderStores, roots},
 };
 
 /// A master that has recovered and can serve.
@@ -61,6 +61,7 @@ impl Server {
         let stores = stores(&core, &book, &config)?;
         begin(&core, &stores, &config).await?;
         stores.start();
+        wait_for_root(&stores).await;
         let under: Arc<dyn Under> = Arc::new(stores.clone());
         let sessions = Sessions::new(Arc::clone(&clock), config.session_lease);
         sessions.expect(core.read().sessions().map(|(session, ..)| session));
@@ -135,6 +136,7 @@ impl Server {
 
     /// Writes down that the end is orderly.
     async fn close(&self) {
+        self.master.stores.stop();
         let journal = Arc::clone(self.master.core.journal());
         match tokio::task::spawn_blocking(move || journal.close()).await {
             Ok(Ok(())) => {}
@@ -191,6 +193,16 @@ fn restore(checkpoint: journal::Checkpoint) -> Result<(State, Position)> {
     match failed {
         Some(error) => Err(error),
         None => Ok((state?, checkpoint.position)),
+    }
+}
+
+/// How long a start waits for the root under store to open. One that is away is waited for in the background.
+const ROOT_PATIENCE: Duration = Duration::from_secs(5);
+
+async fn wait_for_root(stores: &UnderStores) {
+    let Ok(root) = stores.mounts().get(MountId::ROOT) else { return };
+    if let Err(error) = root.until_working(std::time::Instant::now() + ROOT_PATIENCE).await {
+        tracing::warn!(%error, "serving without the root under store until it is there");
     }
 }
 
@@ -275,17 +287,7 @@ fn apply(core: &Core, command: impl Into<Command>) -> Result<()> {
 /// Settings that name another root than the journal stop the start.
 fn check_root(core: &Core, config: &MasterConfig) -> Result<()> {
     let state = core.read();
-    let Some(root) = state.mounts().get(MountId::ROOT) else { return Ok(()) };
-    if config.root.is_empty() || root.uri == config.root {
-        return Ok(());
-    }
-    let message =
-        format!("the setting says that the root under store is {}, the journal says {}", config.root, root.uri);
-    let advice = format!(
-        "set master.mount.root to {}, or begin anew with `larder format` (the namespace is then read from {} again)",
-        root.uri, config.root
-    );
-    Err(Error::new(ErrorKind::Config, message).advise(advice))
+    state.mounts().get(MountId::ROOT).map_or(Ok(()), |root| roots::check_root(&root.uri, &config.root))
 }
 
 /// Writes a checkpoint of the state now; for an orderly stop and for tests.

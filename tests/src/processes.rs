@@ -9,7 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use larder_client::{Config, ConfigBuilder, FileSystem};
+use futures_util::StreamExt;
+use larder_client::{Config, ConfigBuilder, Entry, FileSystem, ListOptions};
 use tempfile::TempDir;
 
 /// How long a part may take to be ready.
@@ -335,4 +336,17 @@ impl Cluster {
     pub async fn connect(&self) -> Result<FileSystem> {
         Ok(FileSystem::connect(self.client()?.build()).await?)
     }
+}
+
+/// All entries of a listing.
+///
+/// # Errors
+/// Those of the listing.
+pub async fn list_all(client: &FileSystem, path: impl AsRef<[u8]>) -> larder_client::Result<Vec<Entry>> {
+    let mut entries = client.list(path, ListOptions::default());
+    let mut all = Vec::new();
+    while let Some(entry) = StreamExt::next(&mut entries).await {
+        all.push(entry?);
+    }
+    Ok(all)
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::Result;
-use larder_client::{CreateOptions, ErrorKind, FileSystem, ListOptions, MkdirOptions, RemoveOptions, RenameOptions, WriteType};
-use larder_tests::Cluster;
+use larder_client::{CreateOptions, ErrorKind, FileSystem, MkdirOptions, RemoveOptions, RenameOptions, WriteType};
+use larder_tests::{Cluster, processes::list_all};
 
 /// What may be at a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ async fn the_namespace_after_a_kill_is_what_was_acknowledged() -> Result<()> {
     let mut there = Vec::new();
     for task in 0..4 {
         let directory = format!("/dir{task}");
-        for entry in after.list_all(&directory, ListOptions::default()).await? {
+        for entry in list_all(&after, &directory).await? {
             there.push(format!("{directory}/{}", entry.status.name.expect("an entry has a name")));
         }
     }

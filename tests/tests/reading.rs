@@ -3,8 +3,8 @@
 use std::{fs, time::Duration};
 
 use anyhow::Result;
-use larder_client::{CreateOptions, ErrorKind, FileSystem, ListOptions, WriteType};
-use larder_tests::{Cluster, trees};
+use larder_client::{CreateOptions, ErrorKind, FileSystem, WriteType};
+use larder_tests::{Cluster, processes::list_all, trees};
 
 const MIB: usize = 1 << 20;
 
@@ -133,7 +133,7 @@ async fn names_of_any_bytes_are_read_and_listed() -> Result<()> {
         fs::write(cluster.under().join(std::ffi::OsStr::from_bytes(name)), name)?;
     }
     let client = cluster.connect().await?;
-    let mut listed = client.list_all("/", ListOptions::default()).await?;
+    let mut listed = list_all(&client, "/").await?;
     listed.retain(|entry| entry.status.name.is_some());
     let names: Vec<Vec<u8>> = listed.iter().filter_map(|e| e.status.name.as_ref().map(|n| n.as_bytes().to_vec())).collect();
     assert_eq!(names, [long.to_vec(), strange.to_vec()]);

@@ -48,7 +48,7 @@ async fn a_writer_that_is_dropped_leaves_the_old_file() -> Result<()> {
     let client = cluster.connect().await?;
     client.write("/f", "old", with(WriteType::CacheThrough)).await?;
     let mut writer = client.create("/f", CreateOptions { overwrite: true, ..with(WriteType::CacheThrough) }).await?;
-    writer.write(trees::bytes(1, 3 * MIB).into()).await?;
+    writer.write(trees::bytes(1, 3 * MIB)).await?;
     drop(writer);
     assert_eq!(&client.read("/f").await?[..], b"old");
     assert_eq!(fs::read(cluster.under().join("f"))?, b"old");
@@ -66,10 +66,10 @@ async fn a_worker_killed_in_the_middle_of_writes_loses_nothing_acknowledged() ->
         acknowledged.push((path, seed));
     }
     let mut half = client.create("/half", with(WriteType::CacheThrough)).await?;
-    half.write(trees::bytes(77, 9 * MIB).into()).await?;
+    half.write(trees::bytes(77, 9 * MIB)).await?;
     cluster.kill_worker(0);
     let result = async {
-        half.write(trees::bytes(78, MIB).into()).await?;
+        half.write(trees::bytes(78, MIB)).await?;
         half.commit().await
     };
     let result = tokio::time::timeout(Duration::from_secs(40), result).await.expect("an end in bounded time");
@@ -89,7 +89,7 @@ async fn a_client_that_dies_gives_back_what_it_held() -> Result<()> {
     let client = cluster.connect().await?;
     let dead = cluster.connect().await?;
     let mut writer = dead.create("/f", with(WriteType::CacheThrough)).await?;
-    writer.write(trees::bytes(1, 2 * MIB).into()).await?;
+    writer.write(trees::bytes(1, 2 * MIB)).await?;
     std::mem::forget(writer);
     drop(dead);
     let deadline = std::time::Instant::now() + Duration::from_secs(25);

@@ -2,5 +2,9 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod format;
+pub(crate) mod local;
 pub(crate) mod man;
+pub(crate) mod master;
 pub(crate) mod version;
+pub(crate) mod worker;

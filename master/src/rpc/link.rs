@@ -10,7 +10,7 @@
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use futures_core::Stream;
-use larder_common::{BlockSize, Error, ErrorKind, FileId, Generation, LeaseId, Timestamp};
+use larder_common::{BlockSize, Error, ErrorKind, FileId, Generation, LeaseId, MountId, Timestamp};
 use larder_proto::{
     convert::{self, WorkerAddress},
     greeting,
@@ -25,7 +25,7 @@ use crate::{
     cluster::{BlockSet, Holding, WorkerSlot, links::Messages, links::message, registry::Registration},
     master::Master,
     state::State,
-    under::{Proof, Verdict},
+    under::{LiveMount, Proof, Verdict},
 };
 
 /// The `Workers` service.
@@ -57,6 +57,9 @@ impl workers_server::Workers for WorkersService {
 /// How long a worker may take to look at a mount's root.
 const PROOF_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// Between two tries to find out what a worker sees.
+const PROOF_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+
 struct Link {
     master: Arc<Master>,
     messages: Messages,
@@ -75,7 +78,7 @@ impl Link {
         };
         let connection = self.master.links.attach(worker, self.messages.clone());
         self.welcome();
-        tokio::spawn(prove(Arc::clone(&self.master), worker));
+        tokio::spawn(prove(Arc::clone(&self.master), worker, connection));
         self.listen(&mut stream, worker, connection).await;
         self.master.links.detach(worker, connection);
         tracing::info!(worker = worker.0, "a worker's connection ended");
@@ -227,34 +230,47 @@ impl Link {
     }
 }
 
-/// Has a worker prove that it sees the mounts' roots.
-async fn prove(master: Arc<Master>, worker: WorkerSlot) {
-    for mount in master.stores.mounts().all() {
-        let id = mount.row().id;
-        let proof = match Proof::prepare(&mount, master.core.deadline()).await {
-            Ok(proof) => proof,
-            Err(error) => {
-                tracing::warn!(%error, mount = %mount.row().path, "a mount could not be proved");
-                continue;
+/// Has a worker prove that it sees the mounts' roots, as long as its connection lives: at once, when the mounts change,
+/// and again where it could not be found out.
+async fn prove(master: Arc<Master>, worker: WorkerSlot, connection: u64) {
+    let mut changed = master.stores.mounts().changed();
+    while master.links.is_current(worker, connection) {
+        changed.borrow_and_update();
+        for mount in master.stores.mounts().all() {
+            if is_open(&master, worker, mount.row().id) {
+                prove_one(&master, worker, &mount).await;
             }
-        };
-        let answer = master.links.order(worker, order::What::Prove(proof.order()), PROOF_DEADLINE).await;
-        proof.clean(master.core.deadline()).await;
-        let mut registry = master.registry.lock();
-        let Some(record) = registry.get_mut(worker) else { return };
-        match proof.verdict(&answer) {
-            Verdict::Proven => {
-                record.refuted.remove(&id);
-                record.proven.insert(id);
-            }
-            Verdict::Refuted(difference) => {
-                tracing::warn!(difference, worker = worker.0, mount = %id, "a worker sees another directory");
-                record.proven.remove(&id);
-                record.refuted.insert(id, difference);
-            }
-            Verdict::Unknown(error) => {
-                tracing::warn!(%error, worker = worker.0, mount = %id, "a worker could not prove what it sees");
-            }
+        }
+        let _ = tokio::time::timeout(PROOF_PAUSE, changed.changed()).await;
+    }
+}
+
+/// Whether it is not known what a worker sees of a mount.
+fn is_open(master: &Master, worker: WorkerSlot, mount: MountId) -> bool {
+    let registry = master.registry.lock();
+    registry.get(worker).is_some_and(|record| !record.proven.contains(&mount) && !record.refuted.contains_key(&mount))
+}
+
+async fn prove_one(master: &Master, worker: WorkerSlot, mount: &Arc<LiveMount>) {
+    let id = mount.row().id;
+    let proof = match Proof::prepare(mount, master.core.deadline()).await {
+        Ok(proof) => proof,
+        Err(error) => return tracing::debug!(%error, mount = %mount.row().path, "a mount cannot be proved now"),
+    };
+    let answer = master.links.order(worker, order::What::Prove(proof.order()), PROOF_DEADLINE).await;
+    proof.clean(master.core.deadline()).await;
+    let mut registry = master.registry.lock();
+    let Some(record) = registry.get_mut(worker) else { return };
+    match proof.verdict(&answer) {
+        Verdict::Proven => {
+            record.proven.insert(id);
+        }
+        Verdict::Refuted(difference) => {
+            tracing::warn!(difference, worker = worker.0, mount = %id, "a worker sees another directory");
+            record.refuted.insert(id, difference);
+        }
+        Verdict::Unknown(error) => {
+            tracing::debug!(%error, worker = worker.0, mount = %id, "a worker could not say what it sees");
         }
     }
 }

@@ -1,0 +1,251 @@
+//! `larder local`: master and worker in one process over a directory, for one machine.
+//!
+//! Its state is in a directory of its own for each under store; it binds loopback and makes its own token, which only its
+//! user can read. Where it is reached is written to the runtime directory, where client commands look when no master is
+//! set; the file goes when it stops.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use larder_common::{
+    ByteSize, Error, ErrorKind,
+    checksum::crc32c,
+    settings::{Flag, Role, Settings},
+};
+use larder_master::{config::MasterConfig, server::Server};
+use larder_proto::{Channel, Greeting, greeting::Token};
+use larder_worker::{
+    Components, Worker, WorkerConfig,
+    store::{BlockStore, FreeMode},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{command::Run, context::Context, exit::Exit, serving};
+
+/// Run master and worker in one process over a directory
+#[derive(Args, Debug)]
+pub(crate) struct Local {
+    /// The directory, or the URI, whose files are served
+    #[arg(long, value_name = "DIR")]
+    ufs: PathBuf,
+    /// How much memory the cache may take, as 1GB or 50%
+    #[arg(long, value_name = "SIZE")]
+    mem: Option<String>,
+    /// Where the state is kept [default: one directory for each under store in the state directory]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Never change anything in the under store
+    #[arg(long)]
+    read_only: bool,
+    /// Leave the cache in memory when stopping
+    #[arg(long)]
+    keep_cache: bool,
+}
+
+impl Run for Local {
+    fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let root = root(&self.ufs)?;
+        let settings = context.start_server(Role::Local, self.flags(&root))?;
+        let place = Place::of(&settings, self.state.as_deref(), &root)?;
+        let keep = self.keep_cache || settings.local.keep_cache;
+        serving::runtime()?.block_on(run(context, &settings, &place, keep))
+    }
+}
+
+impl Local {
+    fn flags(&self, root: &str) -> Vec<Flag> {
+        let flag = |shown: &str, name: &str, value: String| Flag { shown: shown.into(), name: name.into(), value };
+        let mut flags = vec![flag("--ufs", "master.mount.root", root.to_owned())];
+        flags.extend(self.mem.iter().map(|mem| flag("--mem", "worker.ramdisk.size", mem.clone())));
+        if self.read_only {
+            flags.push(flag("--read-only", "master.mount.readonly", "true".to_owned()));
+        }
+        flags
+    }
+}
+
+/// The under store as it is named in the journal: a directory by its whole path.
+fn root(ufs: &Path) -> Result<String, Error> {
+    let text = ufs.to_str().ok_or_else(|| Error::new(ErrorKind::Invalid, "--ufs must be UTF-8"))?;
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let whole = fs::canonicalize(ufs).map_err(|e| {
+        Error::from(e).at(text).advise("--ufs names a directory that exists; larder never makes one")
+    })?;
+    if !whole.is_dir() {
+        return Err(Error::new(ErrorKind::NotDirectory, "--ufs must be a directory").at(text));
+    }
+    whole.to_str().map(str::to_owned).ok_or_else(|| Error::new(ErrorKind::Invalid, "--ufs must be UTF-8").at(text))
+}
+
+/// The directories and files of one `larder local`.
+struct Place {
+    state: PathBuf,
+    /// Where its addresses are written for clients.
+    runtime: PathBuf,
+    token: PathBuf,
+}
+
+impl Place {
+    fn of(settings: &Settings, state: Option<&Path>, root: &str) -> anyhow::Result<Self> {
+        let name = format!("{:08x}", crc32c(root.as_bytes()));
+        let state = match state {
+            Some(state) => std::path::absolute(state)?,
+            None => settings.state_folder(serving::is_root())?.join(&name),
+        };
+        let runtime = settings.runtime_folder(serving::is_root())?;
+        for directory in [&state, &runtime] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(|e| Error::from(e).at(directory.as_os_str().as_encoded_bytes()))?;
+        }
+        // Several states of one under store are several clusters.
+        let key = format!("{:08x}", crc32c(state.as_os_str().as_encoded_bytes()));
+        Ok(Self { token: state.join("token"), runtime: runtime.join(format!("local-{key}.toml")), state })
+    }
+
+    /// The token of this state, made when there is none.
+    fn token(&self) -> anyhow::Result<Token> {
+        if let Ok(text) = fs::read_to_string(&self.token) {
+            return Ok(Token::new(text.trim()));
+        }
+        let token = larder_common::ClusterId::random()?.to_string();
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.token)?;
+        file.write_all(token.as_bytes()).context("the token")?;
+        Ok(Token::new(token))
+    }
+
+    fn announce(&self, master: &str, root: &str) -> anyhow::Result<Announcement> {
+        let text = format!(
+            "# A running `larder local`; the file goes when it stops.\nmaster = {master:?}\ntoken_file = {:?}\nroot = {root:?}\npid = {}\n",
+            self.token,
+            std::process::id()
+        );
+        fs::write(&self.runtime, text).map_err(|e| Error::from(e).at(self.runtime.as_os_str().as_encoded_bytes()))?;
+        Ok(Announcement(self.runtime.clone()))
+    }
+}
+
+/// The file by which clients find this cluster. It goes with the process.
+struct Announcement(PathBuf);
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        // Somebody may have tidied up already.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+async fn loopback(port: u16, is_given: bool, setting: &str) -> Result<TcpListener, Error> {
+    let address = larder_common::settings::HostPort { host: "127.0.0.1".into(), port };
+    serving::listen_or_any(&address, setting, is_given).await
+}
+
+async fn run(context: &Context, settings: &Settings, place: &Place, keep: bool) -> anyhow::Result<Exit> {
+    let token = place.token()?;
+    let rpc = loopback(settings.master.rpc_port, settings.is_given("master.rpc.port"), "master.rpc.port").await?;
+    let data = loopback(settings.worker.rpc_port, settings.is_given("worker.rpc.port"), "worker.rpc.port").await?;
+    let (master_address, worker_address) = (rpc.local_addr()?, data.local_addr()?);
+    let server = Server::start(master_config(settings, place, &token)?).await?;
+    let channel = Channel::here(server.routes());
+    channel.greet(&Greeting { token: token.clone(), ..serving::greeting(settings) });
+    let (stop, worker_stop, master_stop) = (serving::stop_on_signals()?, CancellationToken::new(), CancellationToken::new());
+    let mut master = tokio::spawn(server.serve(rpc, master_stop.clone()));
+    let config = worker_config(settings, place, token)?;
+    let start = Worker::start(config, Components::default(), data, channel, worker_stop.clone());
+    let worker = tokio::select! {
+        started = start => started?,
+        ended = &mut master => return Err(ended_early(ended)),
+        () = stop.cancelled() => return Ok(Exit::Done),
+    };
+    let mut linked = worker.linked();
+    let store = worker.store().clone();
+    let mut worker = tokio::spawn(worker.run());
+    tokio::select! {
+        linked = linked.wait_for(|linked| *linked) => drop(linked.context("the worker ended before it was ready")?),
+        ended = &mut master => return Err(ended_early(ended)),
+        ended = &mut worker => return Err(ended_early(ended)),
+        () = stop.cancelled() => {}
+    }
+    let root = settings.master.mount_root.clone().unwrap_or_default();
+    let announcement = place.announce(&master_address.to_string(), &root)?;
+    say_ready(context, &root, &master_address.to_string(), &worker_address.to_string())?;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = &mut master => return Err(ended_early(ended)),
+        ended = &mut worker => return Err(ended_early(ended)),
+    }
+    drop(announcement);
+    worker_stop.cancel();
+    worker.await.context("the worker")??;
+    if !keep {
+        let freed = tokio::task::spawn_blocking(move || clear(&store)).await.context("freeing the cache")??;
+        tracing::info!("{freed} of the cache were freed; --keep-cache keeps them");
+    }
+    master_stop.cancel();
+    master.await.context("the master")??;
+    Ok(Exit::Done)
+}
+
+/// Frees what is in the under store too. What is nowhere else stays, and is named.
+fn clear(store: &BlockStore) -> Result<ByteSize, Error> {
+    let (mut freed, mut kept, mut next) = (0, 0, None);
+    loop {
+        let page = store.report(next, 1000);
+        for file in &page.files {
+            let result = store.free(file.key.file, Some(file.key.generation), FreeMode::Persisted)?;
+            freed += result.bytes;
+            kept += result.kept;
+        }
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    if kept > 0 {
+        tracing::warn!("{kept} files are only in the cache, or pinned, and stay there for the next start");
+    }
+    Ok(ByteSize(freed))
+}
+
+/// A part ended although nobody asked it to.
+fn ended_early(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("a part of the cluster ended by itself"),
+        Ok(Err(error)) => error.into(),
+        Err(panic) => anyhow::anyhow!("a part of the cluster broke off: {panic}"),
+    }
+}
+
+fn say_ready(context: &Context, root: &str, master: &str, worker: &str) -> anyhow::Result<()> {
+    if context.output.json {
+        return context.output.object(&serde_json::json!({ "root": root, "master": master, "worker": worker }));
+    }
+    context.output.line(format!("larder: serving {root} at larder://{master} (worker {worker}); Ctrl-C stops it"))
+}
+
+fn master_config(settings: &Settings, place: &Place, token: &Token) -> anyhow::Result<MasterConfig> {
+    let mut config = MasterConfig::from_settings(settings, serving::is_root())?;
+    if settings.master.journal_folder.is_none() {
+        config.journal = place.state.join("journal");
+    }
+    config.token = token.clone();
+    config.authentication = larder_master::config::Authentication::Token;
+    Ok(config)
+}
+
+fn worker_config(settings: &Settings, place: &Place, token: Token) -> anyhow::Result<WorkerConfig> {
+    let mut config = WorkerConfig::from_settings(settings)?;
+    config.state = place.state.join("worker");
+    config.token = token;
+    config.hostname = "127.0.0.1".into();
+    config.check()?;
+    Ok(config)
+}
