@@ -117,12 +117,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// As [`crate::FileSystem::write`].
-    pub fn write(
-        &self,
-        path: impl AsRef<[u8]>,
-        bytes: impl Into<Bytes>,
-        options: CreateOptions,
-    ) -> Result<FileStatus> {
+    pub fn write(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>, options: CreateOptions) -> Result<FileStatus> {
         self.runtime.wait(self.inner.write(path, bytes, options))
     }
 
@@ -143,11 +138,7 @@ impl FileSystem {
     }
 
     /// The entries of a directory, as they come.
-    pub fn list(
-        &self,
-        path: impl AsRef<[u8]>,
-        options: ListOptions,
-    ) -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
+    pub fn list(&self, path: impl AsRef<[u8]>, options: ListOptions) -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
         let mut entries = self.inner.list(path, options);
         let runtime = Arc::clone(&self.runtime);
         Box::new(std::iter::from_fn(move || runtime.wait(entries.next())))

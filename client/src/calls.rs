@@ -6,10 +6,7 @@
 //! keeps slot and number until it is answered or the session is lost, also when nobody waits for it any more (so a
 //! dropped future cannot corrupt a slot). A write lease that arrives for somebody who is gone is given back.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use larder_common::{Error, ErrorKind, FileStatus, LeaseId, Position, Result};
 use larder_proto::v1::{self, command::What};
@@ -143,7 +140,12 @@ impl Drop for WriteLease {
         if let Some(calls) = self.calls.take() {
             let (waiter, _nobody) = oneshot::channel();
             let command = v1::Command { what: Some(What::AbandonFile(v1::AbandonFile { lease: self.id.0 })) };
-            calls.add(Waiting { command, durable: false, repeatable: true, waiter: Waiter { reply: waiter, forced: true } });
+            calls.add(Waiting {
+                command,
+                durable: false,
+                repeatable: true,
+                waiter: Waiter { reply: waiter, forced: true },
+            });
         }
     }
 }
@@ -274,8 +276,11 @@ impl How {
 }
 
 fn unknown() -> Error {
-    Error::new(ErrorKind::Unavailable, "the session at the master was lost before the answer: it may or may not have happened")
-        .advise("look before you repeat it")
+    Error::new(
+        ErrorKind::Unavailable,
+        "the session at the master was lost before the answer: it may or may not have happened",
+    )
+    .advise("look before you repeat it")
 }
 
 #[cfg(test)]

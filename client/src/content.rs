@@ -177,7 +177,13 @@ impl Caches {
     ///
     /// # Errors
     /// `Mismatch` for an answer that makes no sense.
-    pub(crate) fn opened(&self, path: &FsPath, reply: &v1::OpenReply, workers: &[v1::WorkerAddress], epoch: u64) -> Result<Known> {
+    pub(crate) fn opened(
+        &self,
+        path: &FsPath,
+        reply: &v1::OpenReply,
+        workers: &[v1::WorkerAddress],
+        epoch: u64,
+    ) -> Result<Known> {
         let status = FileStatus::try_from(reply.status.clone().unwrap_or_default())?;
         let blocks = status.block_size.count(status.length);
         let access = Access { grant: reply.grant.clone(), places: Places::from_wire(reply, workers, blocks)? };

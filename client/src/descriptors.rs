@@ -131,7 +131,8 @@ impl Residents {
 
     /// Takes out what is gone, and what a connection leased that closed a while ago. Call it every second or so.
     pub(crate) fn sweep(&self) {
-        let orphaned = |local: &Local| local.lease.closed_since().is_some_and(|since: Instant| since.elapsed() > ORPHAN);
+        let orphaned =
+            |local: &Local| local.lease.closed_since().is_some_and(|since: Instant| since.elapsed() > ORPHAN);
         let mut gone = Vec::new();
         self.ring.lock().retain(|resident| match resident.local.upgrade() {
             None => false,

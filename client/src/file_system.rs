@@ -27,8 +27,8 @@ use crate::{
     master::Link,
     metadata::{Known, Terms},
     options::{
-        AttributeChanges, CreateOptions, FreeOptions, ListOptions, LoadOptions, MkdirOptions, MountOptions, OpenOptions,
-        RemoveOptions, RenameOptions, StatusOptions, XattrMode,
+        AttributeChanges, CreateOptions, FreeOptions, ListOptions, LoadOptions, MkdirOptions, MountOptions,
+        OpenOptions, RemoveOptions, RenameOptions, StatusOptions, XattrMode,
     },
     report::{ClusterReport, Mount, Removed},
     retry::{Backoff, Deadline},
@@ -235,7 +235,8 @@ impl FileSystem {
             return Ok(());
         }
         let deadline = self.0.link.deadline().within(MEETING);
-        let report = self.0.link.ask(deadline, |mut client| async move { client.get_report(v1::ReportRequest {}).await });
+        let report =
+            self.0.link.ask(deadline, |mut client| async move { client.get_report(v1::ReportRequest {}).await });
         let live = report.await?.workers.into_iter().filter(|worker| worker.live).filter_map(|worker| worker.address);
         let addresses: Vec<WorkerAddress> = live.filter_map(|address| address.try_into().ok()).collect();
         self.0.workers.meet(&addresses).await;
@@ -578,11 +579,7 @@ impl FileSystem {
     }
 
     /// Brings files into the cache. The stream tells how far it is; dropping it stops.
-    pub fn load(
-        &self,
-        path: impl AsRef<[u8]>,
-        options: LoadOptions,
-    ) -> Progress {
+    pub fn load(&self, path: impl AsRef<[u8]>, options: LoadOptions) -> Progress {
         Box::pin(load::load(self.clone(), Self::path(path), options))
     }
 
@@ -686,7 +683,8 @@ impl FileSystem {
     /// `Unavailable` at the deadline.
     pub async fn report(&self) -> Result<ClusterReport> {
         let deadline = self.0.link.deadline();
-        let reply = self.0.link.ask(deadline, |mut client| async move { client.get_report(v1::ReportRequest {}).await });
+        let reply =
+            self.0.link.ask(deadline, |mut client| async move { client.get_report(v1::ReportRequest {}).await });
         reply.await?.try_into()
     }
 

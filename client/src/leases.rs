@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use larder_common::{BlockSize, Error, ErrorKind, Generation, FileId, Medium, Result, WorkerId};
+use larder_common::{BlockSize, Error, ErrorKind, FileId, Generation, Medium, Result, WorkerId};
 use larder_proto::{convert, v1};
 use nix::{errno::Errno, sys::uio::pread};
 

@@ -30,8 +30,8 @@
 //! `content`, `descriptors` are caches; `session`, `calls` and `master` speak with the master; `workers`, `short`,
 //! `leases`, `stream`, `sink` with workers; `plan`, `retry` and the table in `calls` decide and do nothing else.
 
-pub mod blocking;
 mod bits;
+pub mod blocking;
 mod calls;
 mod config;
 mod content;

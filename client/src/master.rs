@@ -11,11 +11,7 @@ use std::{
 };
 
 use larder_common::{ClusterId, Error, ErrorKind, Result, SessionId};
-use larder_proto::{
-    Channel, Greeting, dial, from_status,
-    greeting::Token,
-    v1::file_system_client::FileSystemClient,
-};
+use larder_proto::{Channel, Greeting, dial, from_status, greeting::Token, v1::file_system_client::FileSystemClient};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::{Response, Status};

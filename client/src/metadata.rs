@@ -95,10 +95,12 @@ struct Stamps {
     floor: u64,
 }
 
+type Shard = Mutex<LruCache<Key, Entry, FxBuildHasher>>;
+
 /// The cache.
 #[derive(Debug)]
 pub(crate) struct Metadata {
-    shards: Option<Box<[Mutex<LruCache<Key, Entry, FxBuildHasher>>]>>,
+    shards: Option<Box<[Shard]>>,
     stamps: Mutex<Stamps>,
     epoch: AtomicU64,
     trust: Arc<Trust>,
@@ -113,7 +115,7 @@ impl Metadata {
         Self { shards, stamps: Mutex::default(), epoch: AtomicU64::new(0), trust }
     }
 
-    fn shard(&self, path: &[u8]) -> Option<&Mutex<LruCache<Key, Entry, FxBuildHasher>>> {
+    fn shard(&self, path: &[u8]) -> Option<&Shard> {
         let mut hasher = rustc_hash::FxHasher::default();
         path.hash(&mut hasher);
         self.shards.as_ref().map(|shards| &shards[(hasher.finish() >> 20) as usize % SHARDS])

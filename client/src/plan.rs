@@ -161,13 +161,12 @@ mod tests {
     #[test]
     fn nonsense_from_the_wire_is_cut_to_size() {
         let runs = vec![v1::BlockRun { first: 1, count: u32::MAX }];
-        let holders = vec![
-            v1::Holder { worker: 9, medium: 1, runs: runs.clone() },
-            v1::Holder { worker: 0, medium: 1, runs },
-        ];
+        let holders =
+            vec![v1::Holder { worker: 9, medium: 1, runs: runs.clone() }, v1::Holder { worker: 0, medium: 1, runs }];
         let reply = v1::OpenReply { holders, ..Default::default() };
         let places = Places::from_wire(&reply, &[(&worker(0, "a")).into()], 4).unwrap();
-        assert_eq!(places.holders, [Runs { worker: 0, medium: Some(Medium::Mem), blocks: vec![1..4] }]);
+        let only = Runs { worker: 0, medium: Some(Medium::Mem), blocks: std::iter::once(1..4).collect() };
+        assert_eq!(places.holders, [only]);
     }
 
     #[test]

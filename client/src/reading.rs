@@ -111,7 +111,7 @@ impl<'f> Reading<'f> {
     async fn attempt(&mut self, at: u64, wanted: &mut Wanted<'_>) -> Result<Got, Failure> {
         let parked = self.file.parked.lock().take_if(|stream| stream.at == at);
         if let Some(stream) = parked {
-            return self.from_stream(stream, wanted).await;
+            return self.take_stream(stream, wanted).await;
         }
         let block = self.content.block_size.index(at);
         let end = self.content.block_size.range(block, self.content.length).end.min(at + wanted.length());
@@ -138,7 +138,7 @@ impl<'f> Reading<'f> {
         let end = self.stream_end(&access, &address, at, wanted.length());
         let deadline = self.patience();
         let stream = Stream::open(&worker, access.grant.clone(), (at, end), self.file.read_type, deadline).await;
-        self.from_stream(stream.map_err(failed)?, wanted).await
+        self.take_stream(stream.map_err(failed)?, wanted).await
     }
 
     /// One worker gets half of the time, so that another can be tried.
@@ -221,7 +221,13 @@ impl<'f> Reading<'f> {
     }
 
     /// Bytes that are in the descriptor; `fetched`: they were not in a cache before.
-    fn take(&self, local: &Arc<Local>, range: Range<u64>, wanted: &mut Wanted<'_>, fetched: bool) -> Result<Got, Failure> {
+    fn take(
+        &self,
+        local: &Arc<Local>,
+        range: Range<u64>,
+        wanted: &mut Wanted<'_>,
+        fetched: bool,
+    ) -> Result<Got, Failure> {
         let length = (range.end - range.start) as usize;
         if let Wanted::Slice(slice) = wanted {
             match local.read(range.start, &mut slice[..length]) {
@@ -284,9 +290,11 @@ impl<'f> Reading<'f> {
     /// Some refusals concern the grant or the worker, and are passed on; the others only mean that bytes come as a stream.
     fn not_leased(&self, error: Error) -> Result<Result<(Arc<Local>, bool), String>> {
         match error.kind() {
-            ErrorKind::Regrant | ErrorKind::Changed | ErrorKind::Denied | ErrorKind::Unavailable | ErrorKind::Deadline => {
-                Err(error)
-            }
+            ErrorKind::Regrant
+            | ErrorKind::Changed
+            | ErrorKind::Denied
+            | ErrorKind::Unavailable
+            | ErrorKind::Deadline => Err(error),
             _ => {
                 let reason = format!("the worker leases no descriptor: {}", error.message());
                 self.content.refuse(reason.clone(), REFUSED_FOR);
@@ -295,7 +303,7 @@ impl<'f> Reading<'f> {
         }
     }
 
-    async fn from_stream(&self, mut stream: Stream, wanted: &mut Wanted<'_>) -> Result<Got, Failure> {
+    async fn take_stream(&self, mut stream: Stream, wanted: &mut Wanted<'_>) -> Result<Got, Failure> {
         let max = usize::try_from(wanted.length()).unwrap_or(usize::MAX);
         let piece = stream.next(max, self.patience()).await;
         let Piece { bytes, from_under } = piece.map_err(|error| Failure(Some(stream.worker), error))?;

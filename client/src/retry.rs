@@ -105,7 +105,7 @@ mod tests {
         assert!(drawn[19] >= LONGEST / 2);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_deadline_ends_the_tries_with_the_last_error() {
         let deadline = Deadline::after(Duration::from_millis(1));
         let last = Error::new(ErrorKind::Unavailable, "the last one");

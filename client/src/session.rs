@@ -30,6 +30,8 @@ use crate::{
 
 /// Time for the master to answer the first message.
 const OPENING: Duration = Duration::from_secs(10);
+/// Time to say goodbye.
+const CLOSING: Duration = Duration::from_millis(500);
 /// So many keep-alives go out during one lease.
 const BEATS: u32 = 6;
 
@@ -108,7 +110,7 @@ impl Session {
         opened: &v1::SessionOpened,
         sent: Instant,
         requests: Requests,
-        replies: Replies,
+        mut replies: Replies,
     ) -> Result<()> {
         let lease = Duration::from_millis(opened.lease_ms).max(Duration::from_millis(100));
         self.resume = SessionId(opened.session);
@@ -122,7 +124,7 @@ impl Session {
         let beats = Arc::new(Mutex::new(VecDeque::new()));
         let keeper = keep_alive(control.clone(), Arc::clone(&beats), lease);
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
-        let reader = Reader { session: self, beats, lease, control }.read(replies);
+        let reader = Reader { session: self, beats, lease, control }.read(&mut replies);
         let result = tokio::select! {
             error = reader => Err(error),
             error = write(&self.link, &requests, controlled, again) => Err(error),
@@ -130,17 +132,27 @@ impl Session {
             () = self.end.cancelled() => Ok(()),
         };
         if result.is_ok() {
-            // What writers gave back on their way out goes first. The master may be gone; its lease ends it then.
-            let last = [What::Calls(v1::Calls { calls: self.link.calls.batch() }), What::Close(v1::Empty {})];
-            for what in last {
-                let _ = tokio::time::timeout(Duration::from_millis(200), requests.send(request(what))).await;
-            }
+            // The master may be gone; then the lease ends the session.
+            let _ = tokio::time::timeout(CLOSING, close(&self.link, &requests, &mut replies)).await;
         }
         if matches!(&result, Err(error) if error.message().contains(REFUSED)) {
             self.resume = SessionId(0);
         }
         result
     }
+}
+
+/// Says goodbye, and stays until the master has heard it: dropping the stream at once would overtake the message. What
+/// writers gave back on their way out goes first.
+async fn close(link: &Link, requests: &Requests, replies: &mut Replies) {
+    let calls = link.calls.batch();
+    let calls = (!calls.is_empty()).then_some(What::Calls(v1::Calls { calls }));
+    for what in calls.into_iter().chain([What::Close(v1::Empty {})]) {
+        if requests.send(request(what)).await.is_err() {
+            return;
+        }
+    }
+    while let Ok(Some(_)) = replies.message().await {}
 }
 
 /// What marks the error of a session that the master has ended.
@@ -218,9 +230,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn read(self, mut replies: Replies) -> Error {
+    async fn read(self, replies: &mut Replies) -> Error {
         loop {
-            let result = match next(&mut replies).await {
+            let result = match next(replies).await {
                 Ok(reply) => self.take(reply),
                 Err(error) => Err(error),
             };

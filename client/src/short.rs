@@ -295,7 +295,8 @@ fn gone() -> Error {
 }
 
 fn unexpected() -> Error {
-    Error::new(ErrorKind::Mismatch, "the worker answered something else than was asked").advise("bring both to one version")
+    Error::new(ErrorKind::Mismatch, "the worker answered something else than was asked")
+        .advise("bring both to one version")
 }
 
 async fn greet(socket: &Socket, cluster: Option<ClusterId>) -> Result<v1::ShortWelcome> {

@@ -29,7 +29,7 @@ const FRAMES: usize = 8;
 #[derive(Debug)]
 pub(crate) enum Sink {
     Local(LocalSink),
-    Remote(RemoteSink),
+    Remote(Box<RemoteSink>),
 }
 
 impl Sink {
@@ -54,7 +54,8 @@ impl Sink {
         let (frames, outgoing) = mpsc::channel(FRAMES);
         let mut client = worker.client();
         let writing = tokio::spawn(async move { client.write(ReceiverStream::new(outgoing)).await });
-        let mut sink = RemoteSink { frames, writing: AbortOnDropHandle::new(writing), length: 0, crc: Crc32c::new() };
+        let mut sink =
+            Box::new(RemoteSink { frames, writing: AbortOnDropHandle::new(writing), length: 0, crc: Crc32c::new() });
         sink.send(v1::write_frame::What::Begin(begin), deadline).await?;
         Ok(Self::Remote(sink))
     }

@@ -55,7 +55,8 @@ impl Stream {
         while self.rest.is_empty() {
             let frame = deadline.bound("the worker", self.frames.message()).await?;
             let frame = frame.map_err(|status| from_status(&status))?;
-            let frame = frame.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the worker ended the stream too early"))?;
+            let frame =
+                frame.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the worker ended the stream too early"))?;
             self.take(frame)?;
         }
         let bytes = self.rest.split_to(max.min(self.rest.len()));

@@ -342,7 +342,8 @@ impl Master {
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
         let mut state = self.state.lock();
         state.position += 1;
-        let outcome = v1::Outcome { slot: call.slot, number: call.number, position: state.position, result: Some(result) };
+        let outcome =
+            v1::Outcome { slot: call.slot, number: call.number, position: state.position, result: Some(result) };
         state.sessions.entry(session).or_default().insert(call.slot, outcome.clone());
         outcome
     }
@@ -357,7 +358,10 @@ impl file_system_server::FileSystem for Service {
     type SessionStream = Replies<v1::SessionReply>;
     type ListStream = Replies<v1::ListPage>;
 
-    async fn session(&self, request: Request<Streaming<v1::SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         Greeting::from_metadata(request.metadata()).map_err(|e| into_status(&e))?;
         let (replies, stream) = mpsc::unbounded_channel();
         tokio::spawn(Arc::clone(&self.0).serve(request.into_inner(), replies));
@@ -411,7 +415,8 @@ impl file_system_server::FileSystem for Service {
     }
 
     async fn get_report(&self, _: Request<v1::ReportRequest>) -> Result<Response<v1::Report>, Status> {
-        let worker = |w: &Arc<Worker>| v1::WorkerReport { address: Some(w.address.clone()), live: true, ..Default::default() };
+        let worker =
+            |w: &Arc<Worker>| v1::WorkerReport { address: Some(w.address.clone()), live: true, ..Default::default() };
         let workers = self.0.workers.iter().map(worker).collect();
         Ok(Response::new(v1::Report { cluster: CLUSTER.to_bytes().into(), workers, ..Default::default() }))
     }

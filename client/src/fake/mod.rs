@@ -44,8 +44,7 @@ impl Cluster {
         let mut all = Vec::new();
         for number in 0..workers {
             let folder = directory.path().join(number.to_string());
-            let (worker, tasks) =
-                worker::Worker::start(number as u8 + 1, folder, number < local, &under, &keys).await;
+            let (worker, tasks) = worker::Worker::start(number as u8 + 1, folder, number < local, &under, &keys).await;
             all.push(worker);
             servers.push(tasks);
         }
@@ -76,5 +75,12 @@ impl Cluster {
 
 /// Bytes that differ from place to place.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
+    let mut bytes: Vec<u8> = (0..length.min(251)).map(|i| i as u8).collect();
+    while bytes.len() < length {
+        bytes.extend_from_within(..bytes.len().min(length - bytes.len()));
+        // Two places that are a power of two apart differ too.
+        let last = bytes.len() - 1;
+        bytes[last] = bytes[last].wrapping_add((bytes.len() >> 7) as u8);
+    }
+    bytes
 }

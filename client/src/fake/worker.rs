@@ -55,7 +55,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) async fn start(number: u8, folder: PathBuf, local: bool, under: &Under, keys: &Keys) -> (Arc<Self>, JoinSet<()>) {
+    pub(crate) async fn start(
+        number: u8,
+        folder: PathBuf,
+        local: bool,
+        under: &Under,
+        keys: &Keys,
+    ) -> (Arc<Self>, JoinSet<()>) {
         std::fs::create_dir_all(&folder).unwrap();
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = folder.join("s");
@@ -87,8 +93,8 @@ impl Worker {
             connections: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        let service = blocks_server::BlocksServer::new(Service(Arc::clone(&worker)))
-            .max_decoding_message_size(dial::MESSAGE_MAX);
+        let service =
+            blocks_server::BlocksServer::new(Service(Arc::clone(&worker))).max_decoding_message_size(dial::MESSAGE_MAX);
         let incoming = tonic::transport::server::TcpIncoming::from(tcp);
         tasks.spawn(async move { drop(dial::server().add_service(service).serve_with_incoming(incoming).await) });
         if local {
@@ -125,11 +131,11 @@ impl Worker {
 
     fn sparse(&self, version: Version) -> Result<(), Error> {
         let mut cached = self.cached.lock();
-        if !cached.contains_key(&version) {
+        if let std::collections::hash_map::Entry::Vacant(place) = cached.entry(version) {
             let under = self.under.lock();
             let bytes = under.get(&version).ok_or_else(|| Error::new(ErrorKind::NotFound, "not in the under store"))?;
             File::create(self.path(version))?.set_len(bytes.len() as u64)?;
-            cached.insert(version, Cached { whole: BTreeSet::new(), length: bytes.len() as u64 });
+            place.insert(Cached { whole: BTreeSet::new(), length: bytes.len() as u64 });
         }
         Ok(())
     }
@@ -217,7 +223,10 @@ impl Worker {
             }
             What::Return(returned) => {
                 let mut leases = self.leases.lock();
-                returned.leases.iter().for_each(|lease| drop((leases.remove(lease), mine.remove(lease))));
+                for lease in &returned.leases {
+                    leases.remove(lease);
+                    mine.remove(lease);
+                }
                 Ok(None)
             }
             What::Touches(touches) => {
@@ -230,7 +239,8 @@ impl Worker {
                     return Err(Error::new(ErrorKind::Unavailable, "broken"));
                 }
                 let version = (grant.file.0, grant.generation.0);
-                let file = File::options().read(true).write(true).create(true).truncate(true).open(self.path(version))?;
+                let file =
+                    File::options().read(true).write(true).create(true).truncate(true).open(self.path(version))?;
                 files.push(file);
                 let ticket = self.next.fetch_add(1, Ordering::SeqCst);
                 self.tickets.lock().insert(ticket, version);
@@ -276,7 +286,12 @@ impl Worker {
         receipt
     }
 
-    fn lease(&self, item: &v1::ShortLeaseItem, files: &mut Vec<File>, mine: &mut BTreeSet<u64>) -> v1::ShortLeaseAnswer {
+    fn lease(
+        &self,
+        item: &v1::ShortLeaseItem,
+        files: &mut Vec<File>,
+        mine: &mut BTreeSet<u64>,
+    ) -> v1::ShortLeaseAnswer {
         let open = || {
             let grant = self.verify(&item.grant)?;
             let version = (grant.file.0, grant.generation.0);
