@@ -20,8 +20,8 @@ use larder_common::{Error, ErrorKind, FileKind, Fingerprint, Name, Result, Times
 use parking_lot::Mutex;
 
 use crate::{
-    BoxFuture, Capabilities, Displaced, Expected, Fetched, ListPage, ObjectPath, ObjectStatus, OpenOptions, Publish,
-    Removal, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt,
+    BoxFuture, Capabilities, Displaced, Expected, Fetched, ListPage, ObjectPath, ObjectStatus, OpenOptions,
+    PRIVATE_DIRECTORY, Publish, Removal, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt,
 };
 
 /// How many bytes a sink is given at once.
@@ -110,6 +110,9 @@ impl Inner {
     fn put(&self, state: &mut State, target: &ObjectPath, content: Bytes, publish: &Publish) -> Result<Fingerprint> {
         if target.is_root() {
             return Err(Error::new(ErrorKind::IsDirectory, "the root is no object"));
+        }
+        if target.names().next() == Some(PRIVATE_DIRECTORY.as_bytes()) {
+            return Err(Error::new(ErrorKind::NotFound, "this name is Larder's own").at(target));
         }
         if publish.displaced != Displaced::Unlink {
             return Err(Error::new(ErrorKind::Unsupported, "an object store keeps no orphans").at(target));

@@ -109,6 +109,8 @@ async fn its_own_directory_is_hidden(stage: &Stage) -> Outcome {
     same!(stage.store.sample(1000).await?.iter().any(|e| e.name == own), false, "sampled");
     let path = ObjectPath::new(PRIVATE_DIRECTORY)?;
     same!(refusal(stage.store.status(&path).await)?, ErrorKind::NotFound, "its status");
+    let inside = path.join(&Name::new("f")?)?;
+    same!(refusal(stage.file(&inside, b"x").await)?, ErrorKind::NotFound, "publishing into it");
     Ok(())
 }
 

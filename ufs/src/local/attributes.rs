@@ -1,7 +1,5 @@
 //! Mode, owner, times and extended attributes; and the making of what is not a regular file.
 
-use std::os::fd::AsFd;
-
 use larder_common::{ErrorKind, FileKind, Result, Timestamp};
 use nix::{
     errno::Errno,
@@ -187,10 +185,28 @@ pub(super) fn link(
     Err(old.error(ErrorKind::Changed, "the file in the under store was replaced meanwhile"))
 }
 
-/// The extended attributes that a replaced file hands on; none where its file system has none.
-pub(super) fn carried_over(file: &impl AsFd) -> Result<Xattrs> {
-    match syscalls::xattrs(file) {
-        Err(Errno::EOPNOTSUPP) => Ok(Xattrs::new()),
-        other => Ok(other.map_err(std::io::Error::from)?),
+/// Hands the extended attributes of a replaced file on. Capabilities and integrity marks belong to the old content, as
+/// on any write; what this process may not read or set stays behind.
+pub(super) fn carry_xattrs(from: &Place, to: &Place) -> Result<()> {
+    let Ok(old) = from.open(OFlag::O_RDONLY) else { return Ok(()) };
+    let all = match syscalls::xattrs(&old) {
+        Ok(all) if !all.is_empty() => all,
+        Ok(_) | Err(Errno::EOPNOTSUPP | Errno::EPERM | Errno::EACCES) => return Ok(()),
+        Err(errno) => return Err(from.failure(errno)),
+    };
+    let new = to.open(OFlag::O_RDONLY)?;
+    for (name, value) in all {
+        if [&b"security.capability"[..], b"security.ima", b"security.evm"].contains(&name.as_slice()) {
+            continue;
+        }
+        match syscalls::set_xattr(&new, &name, &XattrChange::Set(value)) {
+            Ok(()) => {}
+            Err(Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP) => {
+                let name = name.escape_ascii().to_string();
+                tracing::warn!(path = %from.path, name, "an extended attribute could not be carried over");
+            }
+            Err(errno) => return Err(xattr_failure(to, errno)),
+        }
     }
+    Ok(())
 }

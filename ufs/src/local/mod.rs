@@ -1,8 +1,8 @@
 //! A directory as an under store: a local disk, or a network file system that the host has mounted.
 //!
-//! This file only hands calls over; what they do is in the files beside it, as plain functions that block: [`root`]
-//! resolves paths, [`fetch`] and [`upload`] move bytes, [`publish`] changes names, [`attributes`] the rest, [`listing`]
-//! lists, [`watcher`] watches, and [`pool`] has the threads that run them. `status` and small `fetch`es are first tried
+//! This file only hands calls over; what they do is in the files beside it, as plain functions that block: `root`
+//! resolves paths, `fetch` and `upload` move bytes, `publish` changes names, `attributes` the rest, `listing`
+//! lists, `watcher` watches, and `pool` has the threads that run them. `status` and small `fetch`es are first tried
 //! on the caller's own task, from the kernel's memory alone.
 //!
 //! Needs a tokio runtime with time (deadlines) and, for watching, with I/O.

@@ -129,10 +129,10 @@ fn dress(temporary: &Place, target: &Place, old: Option<&ObjectStatus>, asked: &
     let mut wanted = asked.clone();
     if let Some(old) = old {
         wanted.mode = asked.mode.or(Some(old.mode));
-        if asked.xattrs.is_none() && old.kind.is_file() {
-            wanted.xattrs = target.open(OFlag::O_RDONLY).and_then(|f| attributes::carried_over(&f)).ok();
-        }
         carry_owner(temporary, old, asked)?;
+        if asked.xattrs.is_none() && old.kind.is_file() {
+            attributes::carry_xattrs(target, temporary)?;
+        }
     }
     wanted.mode = wanted.mode.or(Some(FILE_MODE));
     attributes::apply(temporary, &FileKind::File, &wanted)

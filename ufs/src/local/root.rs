@@ -176,7 +176,9 @@ impl Root {
             return None;
         }
         let flags = flags | OFlag::O_NOFOLLOW;
-        syscalls::open_below(self.fd(), path.as_bytes(), flags, BENEATH | syscalls::cached()).ok()
+        // Not into further file systems, which may be remote although the root is not.
+        let how = BENEATH | ResolveFlag::RESOLVE_NO_XDEV | syscalls::cached();
+        syscalls::open_below(self.fd(), path.as_bytes(), flags, how).ok()
     }
 
     /// Opens a directory, to make calls relative to it.

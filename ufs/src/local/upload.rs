@@ -89,6 +89,8 @@ fn copy_in_kernel(from: &File, at: u64, to: &File, target: u64, left: u64) -> Re
     let (mut source, mut target) = (signed(at)?, signed(target)?);
     let step = usize::try_from(left.min(KERNEL_STEP)).unwrap_or(usize::MAX);
     match copy_file_range(from, Some(&mut source), to, Some(&mut target), step) {
+        // The end, or a file system that says so of files it cannot copy: reading tells.
+        Ok(0) => Ok(None),
         Ok(copied) => Ok(Some(copied as u64)),
         Err(Errno::EINTR) => Ok(None),
         Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EIO | Errno::EFBIG) => Ok(None),

@@ -136,7 +136,10 @@ impl Watch for LocalWatch {
                 // Taken before the watch is set: its first event must find its path.
                 let mut table = table.lock();
                 let watch = watches.add(link, mask()).map_err(|e| failed(&e, "cannot watch").at(&path))?;
-                table.by_watch.insert(watch.clone(), path.clone());
+                // The same directory under an older path: it moved, and the event that says so is still to come.
+                if let Some(old) = table.by_watch.insert(watch.clone(), path.clone()) {
+                    table.by_path.remove(&old);
+                }
                 table.by_path.insert(path, watch);
                 Ok(())
             };
