@@ -7,7 +7,7 @@ use clap::{FromArgMatches, Subcommand};
 
 use crate::{
     arguments::{Arguments, command_line},
-    commands::{completions, config, format, local, man, master, version, worker},
+    commands::{completions, config, format, fs, fsadmin, local, man, master, run_tests, version, worker},
     context::{Context, Environment},
     exit::Exit,
     failure,
@@ -66,6 +66,9 @@ macro_rules! registry {
 
 registry! {
     Start: Local(local::Local);
+    Files: Fs(fs::Fs);
+    Cluster: Fsadmin(fsadmin::Fsadmin);
+    Cluster: #[command(name = "runTests")] RunTests(run_tests::RunTests);
     Servers: Master(master::Master);
     Servers: Worker(worker::Worker);
     Servers: Format(format::Format);
@@ -78,6 +81,7 @@ registry! {
 /// Runs what the command line says; prints what goes wrong, and answers how the process ends.
 pub(crate) fn main(arguments: Vec<OsString>, environment: Environment) -> Exit {
     let asks_for_json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let arguments = fs::long_options(&command_line(), arguments);
     let matches = command_line().try_get_matches_from(arguments);
     let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,

@@ -28,7 +28,6 @@ pub(crate) struct Context {
     environment: Environment,
 }
 
-#[expect(dead_code, reason = "the doors through which servers and commands of the cluster come in")]
 impl Context {
     /// How long to try to reach the cluster.
     pub(crate) fn reach(&self) -> Duration {

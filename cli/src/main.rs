@@ -2,6 +2,7 @@
 //! lives in its file under `commands`; what all commands share (settings, output, logs, errors) beside this file.
 
 mod arguments;
+mod cluster;
 mod command;
 mod commands;
 mod context;

@@ -3,8 +3,11 @@
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod format;
+pub(crate) mod fs;
+pub(crate) mod fsadmin;
 pub(crate) mod local;
 pub(crate) mod man;
 pub(crate) mod master;
+pub(crate) mod run_tests;
 pub(crate) mod version;
 pub(crate) mod worker;

@@ -1,0 +1,189 @@
+//! `larder fs mount`, `unmount`. Secrets are refused as options: a mount names a credential.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use larder_client::{Error, ErrorKind, Mount as Mounted, MountOptions};
+use serde::Serialize;
+
+use super::{
+    Act, path,
+    places::{Authority, Typed},
+    rows::size,
+    shell::{Shell, authorities},
+};
+use crate::exit::Exit;
+
+/// Mount an under store; without arguments, list the mounts
+#[derive(Args, Debug)]
+pub(crate) struct Mount {
+    /// Nothing below can be changed
+    #[arg(long)]
+    readonly: bool,
+    /// An option of the under store; a credential is named: --option credential=NAME
+    #[arg(long, value_name = "KEY=VALUE", value_parser = option)]
+    option: Vec<(String, String)>,
+    /// Accepted for the sake of scripts: rights are always those of the cluster
+    #[arg(long, hide = true)]
+    shared: bool,
+    /// Where in the cluster
+    #[arg(value_name = "PATH", requires = "uri", value_parser = path())]
+    path: Option<Typed>,
+    /// What: a directory or a URI
+    #[arg(value_name = "URI")]
+    uri: Option<String>,
+}
+
+/// Take mounts away; what is in their under stores stays there
+#[derive(Args, Debug)]
+pub(crate) struct Unmount {
+    /// Where they are mounted
+    #[arg(value_name = "PATH", required = true, value_parser = path())]
+    paths: Vec<Typed>,
+}
+
+/// A mount for programs.
+#[derive(Serialize)]
+struct Row<'a> {
+    path: String,
+    uri: &'a str,
+    mount_id: u32,
+    read_only: bool,
+    capacity: Option<u64>,
+    used: u64,
+    options: &'a BTreeMap<String, String>,
+    freshness: &'a str,
+    trouble: Option<&'a str>,
+}
+
+impl<'a> Row<'a> {
+    fn of(mount: &'a Mounted) -> Self {
+        Self {
+            path: mount.path.to_string(),
+            uri: &mount.uri,
+            mount_id: mount.id.0,
+            read_only: mount.read_only,
+            capacity: mount.capacity,
+            used: mount.used,
+            options: &mount.options,
+            freshness: &mount.freshness,
+            trouble: mount.trouble.as_deref(),
+        }
+    }
+}
+
+fn option(text: &str) -> Result<(String, String), Error> {
+    let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+        return Err(Error::new(ErrorKind::Invalid, "not KEY=VALUE").advise("write it as --option credential=prod"));
+    };
+    match is_secret(key) {
+        true => Err(Error::new(ErrorKind::Invalid, format!("{key} is a secret, and options are kept in the journal"))
+            .advise("put it into the settings as [credential.NAME], and say --option credential=NAME")),
+        false => Ok((key.to_owned(), value.to_owned())),
+    }
+}
+
+/// Whether an option of this name holds what nobody else may see.
+fn is_secret(key: &str) -> bool {
+    let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let secret = ["secret", "password", "passwd", "accesskey", "privatekey", "accountkey", "token", "sastoken"];
+    secret.iter().any(|word| plain.contains(word))
+}
+
+impl Act for Mount {
+    fn authorities(&self) -> Vec<Option<&Authority>> {
+        self.path.iter().map(|path| path.authority.as_ref()).collect()
+    }
+
+    async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
+        let (Some(path), Some(uri)) = (self.path, self.uri) else { return list(shell).await };
+        let path = path.exact()?;
+        let options = MountOptions { read_only: self.readonly, options: self.option.into_iter().collect() };
+        shell.fs.mount(&path, &uri, options).await.map_err(|error| error.at(&path))?;
+        shell.done("mount", &format!("Mounted {uri} at "), &path, "")?;
+        Ok(Exit::Done)
+    }
+}
+
+async fn list(shell: &Shell<'_>) -> anyhow::Result<Exit> {
+    for mount in shell.fs.mounts().await? {
+        match shell.output.json {
+            true => shell.output.object(&Row::of(&mount))?,
+            false => shell.output.line(line(&mount))?,
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// A mount in Alluxio's form.
+fn line(mount: &Mounted) -> String {
+    let capacity = mount.capacity.map_or_else(|| "unknown".to_owned(), |bytes| size(bytes, true));
+    let properties: Vec<_> = mount.options.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut text = format!(
+        "{:<30} on {:<20} (capacity={capacity}, used={}, {}read-only, properties={{{}}})",
+        mount.uri,
+        mount.path.to_string(),
+        size(mount.used, true),
+        if mount.read_only { "" } else { "not " },
+        properties.join(", "),
+    );
+    if let Some(trouble) = &mount.trouble {
+        text.push_str(&format!("; does not work now: {trouble}"));
+    }
+    text
+}
+
+impl Act for Unmount {
+    fn authorities(&self) -> Vec<Option<&Authority>> {
+        authorities(&self.paths)
+    }
+
+    async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
+        shell
+            .each(&self.paths, async |path| {
+                shell.fs.unmount(path).await?;
+                shell.done("unmount", "Unmounted ", path, "; what is in its under store stays there")
+            })
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_client::MountId;
+
+    use super::*;
+
+    #[test]
+    fn a_mount_is_one_line() {
+        let mut mount = Mounted {
+            id: MountId(2),
+            path: "/data".parse().unwrap(),
+            uri: "/under".into(),
+            read_only: false,
+            options: BTreeMap::from([("a".into(), "1".into())]),
+            capacity: Some(1 << 30),
+            used: 1 << 20,
+            freshness: "watched".into(),
+            unproven_workers: Vec::new(),
+            trouble: None,
+        };
+        let under = format!("{:<30}", "/under");
+        assert_eq!(
+            line(&mount),
+            format!("{under} on /data                (capacity=1.00GB, used=1.00MB, not read-only, properties={{a=1}})")
+        );
+        mount.trouble = Some("it is gone".into());
+        assert!(line(&mount).ends_with("; does not work now: it is gone"));
+    }
+
+    #[test]
+    fn secrets_are_no_options() {
+        for secret in ["aws.secretKey=x", "s3a.accessKeyId=x", "fs.azure.account-key=x", "password=x"] {
+            assert!(option(secret).unwrap_err().advice().unwrap().contains("credential=NAME"), "{secret}");
+        }
+        assert_eq!(option("region=eu=1").unwrap(), ("region".into(), "eu=1".into()));
+        assert!(option("region").is_err() && option("=x").is_err());
+        assert!(option("credential=prod").is_ok());
+    }
+}
