@@ -10,8 +10,8 @@ use std::{
 
 use futures_util::FutureExt;
 use larder_common::{
-    Caller, ClusterId, Error, ErrorKind, FileId, FileKind, FsPath, Generation, MountId, Name, Position, Result,
-    SessionId, Timestamp,
+    Caller, ClusterId, Error, ErrorKind, FileId, FileKind, FsPath, Generation, Medium, MountId, Name, Position, Result,
+    SessionId, Timestamp, WorkerId,
 };
 use larder_proto::{
     Greeting,
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
-    cluster::{Links, Locations, Registry, WorkerSlot},
+    cluster::{BlockSet, Holding, Links, Locations, Registry, WorkerSlot},
     config::MasterConfig,
     core::{Asker, Core, Finished, Under},
     keys::Keys,
@@ -268,6 +268,28 @@ impl Master {
         match command {
             Command::Mount(mount) => examine(&self.stores, mount, deadline).await.map(Into::into),
             other => Ok(other),
+        }
+    }
+
+    /// Takes the receipts of a commit for what workers hold, until they report it themselves.
+    pub fn committed(&self, file: FileId, generation: Generation, holders: &[WorkerId]) {
+        let Some(content) = answer::content(&self.core.read(), file).filter(|c| c.generation == generation) else {
+            return;
+        };
+        let registry = self.registry.lock();
+        for (slot, round) in holders.iter().filter_map(|id| {
+            let slot = registry.slot(*id)?;
+            Some((slot, registry.get(slot)?.round))
+        }) {
+            let holding = Holding {
+                worker: slot,
+                medium: Medium::Mem,
+                blocks: BlockSet::Run { first: 0, count: content.block_size.count(content.length) },
+                persisted: content.persisted,
+                lease: None,
+                round,
+            };
+            self.locations.report(slot, (file, generation), vec![holding]);
         }
     }
 

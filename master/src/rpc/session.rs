@@ -257,15 +257,25 @@ struct Ticket {
     durable: bool,
     /// The worker whose socket the client can open, for a file that it is about to write.
     prefer: Option<WorkerId>,
+    /// Workers that hold what the call commits.
+    holders: Vec<WorkerId>,
 }
 
 impl Ticket {
     fn of(call: &v1::Call) -> Self {
-        let prefer = match call.command.as_ref().and_then(|command| command.what.as_ref()) {
-            Some(v1::command::What::CreateFile(create)) => WorkerId::try_from(&create.prefer_worker[..]).ok(),
-            _ => None,
-        };
-        Self { slot: call.slot, number: call.number, durable: call.durable, prefer }
+        let mut ticket =
+            Self { slot: call.slot, number: call.number, durable: call.durable, prefer: None, holders: Vec::new() };
+        match call.command.as_ref().and_then(|command| command.what.as_ref()) {
+            Some(v1::command::What::CreateFile(create)) => {
+                ticket.prefer = WorkerId::try_from(&create.prefer_worker[..]).ok();
+            }
+            Some(v1::command::What::CompleteFile(complete)) => {
+                let cached = complete.receipts.iter().filter(|receipt| receipt.cached);
+                ticket.holders = cached.filter_map(|receipt| WorkerId::try_from(&receipt.worker[..]).ok()).collect();
+            }
+            _ => {}
+        }
+        ticket
     }
 
     fn outcome(&self, position: Position, result: v1::outcome::Result) -> v1::Outcome {
@@ -293,6 +303,9 @@ impl Batch {
         }
         if ticket.durable {
             self.durable = self.durable.max(Some(finished.position));
+        }
+        if let Outcome::Committed { file, generation } = &finished.outcome {
+            connection.master.committed(*file, *generation, &ticket.holders);
         }
         let result = answer::outcome(&connection.master, &connection.greeting, ticket.prefer, finished.outcome);
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));

@@ -299,13 +299,19 @@ impl Root {
         syscalls::stat(fd.as_fd(), b"").map(|stat| stat.mount).map_err(|e| failure(e, directory))
     }
 
-    /// One of Larder's own directories, on the file system of the directory that `near` is in.
+    /// One of Larder's own directories, on the file system of the directory that `near` is in, or will be in: one that is
+    /// not there yet will be on the file system of the nearest directory above that is.
     ///
     /// # Errors
     /// `NotFound` when it is not there and not to be made.
     pub(super) fn private(&self, near: &ObjectPath, private: Private, make: bool) -> Result<OwnedFd> {
-        let top = self.top_of(&near.parent().unwrap_or_else(ObjectPath::root))?;
-        self.private_in(&top, private, make)
+        let mut directory = near.parent().unwrap_or_else(ObjectPath::root);
+        loop {
+            match (self.top_of(&directory), directory.parent()) {
+                (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => directory = above,
+                (top, _) => return self.private_in(&top?, private, make),
+            }
+        }
     }
 
     /// The same at the top of a known file system.
@@ -391,6 +397,14 @@ mod tests {
         assert!(root.directory(&path("a/.larder")).is_ok());
         assert_eq!(root.privates(Private::Temporaries).len(), 1);
         assert!(root.privates(Private::Orphans).is_empty());
+    }
+
+    #[test]
+    fn what_will_be_in_a_directory_that_is_not_there_yet_has_a_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path(), ClusterId::default()).unwrap();
+        root.private(&path("new/deeper/f"), Private::Temporaries, true).unwrap();
+        assert!(dir.path().join(".larder").is_dir() && !dir.path().join("new").exists());
     }
 
     #[test]
