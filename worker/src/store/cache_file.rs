@@ -289,6 +289,14 @@ impl CacheFileWriter {
         Ok(file.into())
     }
 
+    /// Opens the file for reading, for whoever copies what is written elsewhere. It does not keep it from being sealed.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open_for_reading(&self) -> Result<File> {
+        kernel::open_read(self.directory.data(), &self.name.to_string()).map_err(|e| self.failed(e))
+    }
+
     /// Leaves the file to whoever resumes its lease, here or after a restart.
     pub fn leave(mut self) {
         self.file = None;

@@ -6,7 +6,8 @@
 //! - decisions without I/O: [`key`], `quota`, `mounts`, `coverage`, `sums`, `books`, `policies`, `index::record`;
 //! - the medium: `kernel`, `probe`, `huge`, `directory`, `index`;
 //! - what callers do: `writer`, `reader`, `lease`, `cache_file`, `removal`, `room`, `movement`, `reclaim`, `scrub`,
-//!   `report`, and at the start `open`, `neighbours`, `adopt`.
+//!   `report`, and at the start `open`, `prepare`, `neighbours`,
+//!   `adopt`.
 //!
 //! **What must hold.** A block is served only with the bytes that it was filled with. Bytes are removed only after the
 //! kernel has said that nobody else has the inode. Content that is not marked persisted is dropped by nothing but an
@@ -40,6 +41,7 @@ mod movement;
 mod neighbours;
 mod open;
 mod policies;
+mod prepare;
 mod probe;
 mod quota;
 mod reader;

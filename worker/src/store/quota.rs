@@ -140,7 +140,7 @@ mod tests {
         let error = decide(Quota::Bytes(ByteSize::gib(2)), &limited).unwrap_err().to_string();
         assert!(error.contains("--memory"), "{error}");
         assert_eq!(decide(Quota::Percent(50.0), &limited).unwrap(), GIB / 2);
-        assert_eq!(decide(Quota::Auto, &limited).unwrap(), GIB / 10 * 8 + 4);
+        assert_eq!(decide(Quota::Auto, &limited).unwrap(), (GIB as f64 * 0.8) as u64);
     }
 
     #[test]

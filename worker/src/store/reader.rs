@@ -66,6 +66,15 @@ impl BlockReader {
         self.hold.directory.tier()
     }
 
+    /// The CRC-32C of each chunk of the block, as the side data has them; none where the block was freed meanwhile.
+    #[must_use]
+    pub fn sums(&self) -> Box<[u32]> {
+        let hold = &self.hold;
+        let mut shard = hold.inner.shard(hold.name.key.file);
+        let block = hold.pin.and_then(|index| shard.copy(&hold.directory, hold.name)?.block(index));
+        block.map(|block| block.crcs.clone()).unwrap_or_default()
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
@@ -103,7 +112,7 @@ pub struct Follower {
     file: File,
     extent: Extent,
     progress: watch::Receiver<Progress>,
-    _hold: Use,
+    hold: Use,
 }
 
 impl Follower {
@@ -125,6 +134,12 @@ impl Follower {
         self.extent.length
     }
 
+    /// The tier that it will be on.
+    #[must_use]
+    pub fn tier(&self) -> TierIndex {
+        self.hold.directory.tier()
+    }
+
     /// Fills the buffer from an offset of the block; only what is valid may be asked for.
     ///
     /// # Errors
@@ -132,6 +147,13 @@ impl Follower {
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let valid = self.progress().valid;
         read_within(&self.file, &self.extent, valid, offset, buffer).map_err(Error::from)
+    }
+}
+
+impl AsFd for Follower {
+    /// The cache file, open for reading; the block begins at [`super::GenerationSpec::extent`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -258,7 +280,7 @@ impl Inner {
                 .map(|()| None)
                 .map_err(|e| kernel::at(e, &hold.directory.path_of(name)));
         }
-        Ok(Some(Follower { file, extent, progress, _hold: hold }))
+        Ok(Some(Follower { file, extent, progress, hold }))
     }
 }
 

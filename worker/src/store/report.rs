@@ -120,6 +120,13 @@ impl BlockStore {
         page
     }
 
+    /// What is held of one generation; `None` where nothing is.
+    #[must_use]
+    pub fn describe(&self, key: FileKey) -> Option<FileReport> {
+        let shard = self.0.shard(key.file);
+        shard.files.get(&key).map(|entry| file_report(key, entry, shard.pinned.contains(&key.file)))
+    }
+
     /// The files that are being written here.
     #[must_use]
     pub fn uncommitted(&self) -> Vec<UncommittedFile> {

@@ -398,13 +398,30 @@ mod tests {
 
     #[test]
     fn golden_frame_of_format_one() {
-        let bytes = encode(&[Record::Evicted(Serial(5), BlockIndex(2))]);
-        assert_eq!(hex(&bytes), GOLDEN);
+        let frames = [
+            create(5, 3_000_000, false),
+            Record::Block(Serial(5), BlockIndex(2), [0xe306_9283].into()),
+            Record::Evicted(Serial(5), BlockIndex(2)),
+            Record::Removed(Serial(5)),
+            Record::Persisted(Serial(5)),
+            Record::Sealed(Serial(5)),
+        ];
+        let found: Vec<_> = frames.iter().map(|f| hex(&encode(std::slice::from_ref(f)))).collect();
+        assert_eq!(found, GOLDEN);
     }
 
-    const GOLDEN: &str = "b7030c00";
+    /// What format 1 looks like on disk. A change here is a new format.
+    const GOLDEN: [&str; 6] = [
+        "b7013900aeba81c505000000000000000c000000000000000300000000000000c0c62d00000000000200000000000000\
+         0900000000000000000010000000000002",
+        "b702100097eb2e8f050000000000000002000000839206e3",
+        "b7030c0059105f4e050000000000000002000000",
+        "b70408005a9035d20500000000000000",
+        "b70508009b6744450500000000000000",
+        "b706080029093af90500000000000000",
+    ];
 
     fn hex(bytes: &[u8]) -> String {
-        bytes.iter().take(4).map(|b| format!("{b:02x}")).collect()
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 }
