@@ -74,6 +74,11 @@ impl FileSystem {
         Ok(Self { inner, runtime })
     }
 
+    /// Ends the session, as [`crate::FileSystem::close`] does.
+    pub fn close(self) {
+        self.runtime.wait(self.inner.close());
+    }
+
     /// Makes any other call of the asynchronous file system, and waits for it.
     ///
     /// ```no_run

@@ -173,7 +173,7 @@ impl Caches {
         open
     }
 
-    /// Takes an answer of `Open`: keeps it and gives what is known now.
+    /// Takes an answer of `Open` for a path: keeps it and gives what is known now.
     ///
     /// # Errors
     /// `Mismatch` for an answer that makes no sense.
@@ -184,15 +184,28 @@ impl Caches {
         workers: &[v1::WorkerAddress],
         epoch: u64,
     ) -> Result<Known> {
-        let status = FileStatus::try_from(reply.status.clone().unwrap_or_default())?;
-        let blocks = status.block_size.count(status.length);
-        let access = Access { grant: reply.grant.clone(), places: Places::from_wire(reply, workers, blocks)? };
-        let content = self.content(path, &status, access);
-        let known = Known { status: Arc::new(status), content: Some(content) };
+        let known = self.reopened(path, reply, workers)?;
         let validity = reply.validity.unwrap_or_default();
         let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
         self.metadata.put(path.clone(), known.clone(), terms);
         Ok(known)
+    }
+
+    /// Takes an answer of `Open` for an id. It says nothing of any path: the file may have another name by now.
+    ///
+    /// # Errors
+    /// `Mismatch` for an answer that makes no sense.
+    pub(crate) fn reopened(
+        &self,
+        path: &FsPath,
+        reply: &v1::OpenReply,
+        workers: &[v1::WorkerAddress],
+    ) -> Result<Known> {
+        let status = FileStatus::try_from(reply.status.clone().unwrap_or_default())?;
+        let blocks = status.block_size.count(status.length);
+        let access = Access { grant: reply.grant.clone(), places: Places::from_wire(reply, workers, blocks)? };
+        let content = self.content(path, &status, access);
+        Ok(Known { status: Arc::new(status), content: Some(content) })
     }
 
     /// The one content of this file and generation, with the newest access.

@@ -53,6 +53,8 @@ pub(crate) struct Core {
     /// The directory in which files were opened last, and how many of them.
     walked: Mutex<(Option<FsPath>, u32)>,
     end: CancellationToken,
+    /// The session has ended.
+    over: CancellationToken,
 }
 
 impl Drop for Core {
@@ -110,7 +112,6 @@ impl Core {
 
     /// Asks for a new grant and new places of a version that is open.
     pub(crate) async fn reopen(&self, content: &Content, deadline: Deadline) -> Result<()> {
-        let epoch = self.caches.metadata.epoch();
         let request = v1::OpenRequest {
             path: content.path.as_bytes().to_vec().into(),
             id: content.file.0,
@@ -123,7 +124,7 @@ impl Core {
             async move { client.open(request).await }
         });
         let reply = reply.await?;
-        let known = self.caches.opened(&content.path, &reply, &reply.workers, epoch)?;
+        let known = self.caches.reopened(&content.path, &reply, &reply.workers)?;
         let (id, generation) = (known.status.id, known.status.generation);
         if (id, generation) != (content.file, content.generation) {
             let error = Error::new(ErrorKind::Changed, "the file has new content since it was opened");
@@ -207,8 +208,13 @@ impl FileSystem {
         let caches = Caches::new(config.metadata_max, Arc::clone(&link.trust), residents);
         let workers = Arc::new(Workers::new(Arc::clone(&link)));
         let (touches, end) = (Arc::<touch::Touches>::default(), CancellationToken::new());
-        tokio::spawn(session::run(Arc::clone(&link), Arc::clone(&caches), end.clone()));
-        let core = Core { config, link, caches, workers, touches, walked: Mutex::default(), end };
+        let over = CancellationToken::new();
+        let (session, ended) = (session::run(Arc::clone(&link), Arc::clone(&caches), end.clone()), over.clone());
+        tokio::spawn(async move {
+            session.await;
+            ended.cancel();
+        });
+        let core = Core { config, link, caches, workers, touches, walked: Mutex::default(), end, over };
         let fs = Self(Arc::new(core));
         fs.0.link.up(fs.0.link.deadline()).await?;
         fs.look_after();
@@ -216,6 +222,15 @@ impl FileSystem {
         // Without it the first read or write meets them.
         let _ = deadline.bound("workers", fs.meet_workers()).await;
         Ok(fs)
+    }
+
+    /// Ends the session and waits, for a second at most, until the master knows: good at the end of a program, where the
+    /// runtime may stop before the last handle's farewell is out. All clones and their writers are of no more use.
+    pub async fn close(self) {
+        self.0.touches.send(&self.0.workers);
+        self.0.end.cancel();
+        // A master that does not hear it ends the session with its lease.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.0.over.cancelled()).await;
     }
 
     /// Once a second: hints to workers, and leases whose connection is gone.

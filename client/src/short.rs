@@ -228,8 +228,8 @@ impl Short {
     }
 
     /// Asks for room up to the byte `reserve`; says how far everything is written.
-    pub(crate) async fn extend(&self, ticket: &Ticket, written: u64, reserve: u64, deadline: Deadline) -> Result<u64> {
-        let extend = v1::ShortExtend { ticket: ticket.number, written, reserve };
+    pub(crate) async fn extend(&self, ticket: u64, written: u64, reserve: u64, deadline: Deadline) -> Result<u64> {
+        let extend = v1::ShortExtend { ticket, written, reserve };
         match self.ask(What::Extend(extend), deadline).await?.what {
             Reply::Extended(extended) => Ok(extended.reserved),
             _ => Err(unexpected()),

@@ -48,7 +48,7 @@ impl Sink {
             && let Ok(short) = workers.short(&worker).await
         {
             let (ticket, file, reserved) = short.write(grant, expected.max(1), deadline).await?;
-            return Ok(Self::Local(LocalSink { short, ticket, file, reserved, written: 0, told: 0 }));
+            return Ok(Self::Local(LocalSink { short, ticket, file, reserved, written: 0, told: 0, telling: None }));
         }
         let begin = v1::WriteBegin { grant, copies: copies.iter().map(Into::into).collect() };
         let (frames, outgoing) = mpsc::channel(FRAMES);
@@ -70,6 +70,8 @@ impl Sink {
     /// Writes in place what can be written without a message; 0 if nothing can.
     pub(crate) fn write_now(&mut self, bytes: &[u8]) -> Result<usize> {
         match self {
+            // The worker is due to be told: the caller comes by `write`.
+            Sink::Local(sink) if sink.written - sink.told >= STEP && sink.telling.is_none() => Ok(0),
             Sink::Local(sink) => sink.write_now(bytes),
             Sink::Remote(_) => Ok(0),
         }
@@ -93,11 +95,14 @@ pub(crate) struct LocalSink {
     reserved: u64,
     written: u64,
     told: u64,
+    /// The worker is being told and asked for more; nobody waits for that while there is room.
+    telling: Option<AbortOnDropHandle<Result<u64>>>,
 }
 
 impl LocalSink {
+    /// Writes what there is room for, at most one step.
     fn write_now(&mut self, bytes: &[u8]) -> Result<usize> {
-        let room = self.reserved.saturating_sub(self.written).min(STEP.saturating_sub(self.written - self.told));
+        let room = self.reserved.saturating_sub(self.written).min(STEP);
         let part = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         let mut done = 0;
         while done < part.len() {
@@ -119,19 +124,59 @@ impl LocalSink {
         loop {
             let written = self.write_now(bytes)?;
             bytes = &bytes[written..];
-            if bytes.is_empty() {
+            let left = bytes.len() as u64;
+            if self.written - self.told >= STEP && self.telling.is_none() {
+                self.tell(left, deadline);
+            }
+            if self.telling.as_ref().is_some_and(|telling| telling.is_finished()) {
+                self.told_now().await?;
+            }
+            if left == 0 {
                 return Ok(());
             }
-            self.extend(bytes.len() as u64, deadline).await?;
+            if self.reserved > self.written {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if self.telling.is_some() {
+                self.told_now().await?;
+            }
+            if self.reserved <= self.written {
+                self.extend(left, deadline).await?;
+            }
         }
     }
 
-    /// Says how far we are and asks for room for at least one more byte.
+    /// Says how far we are and asks for room for what comes next, without waiting for the answer.
+    fn tell(&mut self, wanted: u64, deadline: Deadline) {
+        let (short, ticket, written) = (Arc::clone(&self.short), self.ticket.number, self.written);
+        let reserve = written + wanted.max(2 * STEP);
+        self.told = written;
+        let telling = async move { short.extend(ticket, written, reserve, deadline).await };
+        self.telling = Some(AbortOnDropHandle::new(tokio::spawn(telling)));
+    }
+
+    async fn told_now(&mut self) -> Result<()> {
+        let Some(telling) = self.telling.take() else { return Ok(()) };
+        match telling.await {
+            Ok(Ok(reserved)) => self.reserved = self.reserved.max(reserved),
+            // Room that was only asked for in advance: it is asked for again when it is needed.
+            Ok(Err(error)) if error.kind() == ErrorKind::NoSpace => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_ended) => return Err(Error::new(ErrorKind::Unavailable, "the runtime is ending")),
+        }
+        Ok(())
+    }
+
+    /// Asks for room for at least one more byte, and waits for it.
     async fn extend(&mut self, wanted: u64, deadline: Deadline) -> Result<()> {
-        let reserve = self.written + wanted.max(STEP);
-        let reserved = self.short.extend(&self.ticket, self.written, reserve, deadline).await?;
-        self.told = self.written;
-        self.reserved = self.reserved.max(reserved);
+        self.tell(wanted, deadline);
+        let refused = match self.telling.take() {
+            Some(telling) => telling.await,
+            None => return Ok(()),
+        };
+        let ended = |_| Error::new(ErrorKind::Unavailable, "the runtime is ending");
+        self.reserved = self.reserved.max(refused.map_err(ended)??);
         if self.reserved > self.written {
             return Ok(());
         }

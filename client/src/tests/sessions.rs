@@ -148,6 +148,17 @@ async fn the_last_handle_closes_the_session() {
 }
 
 #[tokio::test]
+async fn a_close_is_heard_before_it_returns() {
+    let cluster = Cluster::start(0, 0).await;
+    let fs = cluster.connect().await;
+    let clone = fs.clone();
+    fs.close().await;
+    assert!(cluster.master.state.lock().sessions.is_empty());
+    let error = clone.mkdir("/late", MkdirOptions::default()).await.unwrap_err();
+    assert!(error.message().contains("closed"), "{error}");
+}
+
+#[tokio::test]
 async fn dropped_calls_corrupt_no_slot() {
     let cluster = Cluster::start(1, 1).await;
     let fs = cluster.connect().await;
