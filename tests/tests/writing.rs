@@ -87,11 +87,18 @@ async fn a_worker_killed_in_the_middle_of_writes_loses_nothing_acknowledged() ->
 async fn a_client_that_dies_gives_back_what_it_held() -> Result<()> {
     let cluster = Cluster::start(1)?.with("LARDER_MASTER_SESSION_LEASE", "2s");
     let client = cluster.connect().await?;
-    let dead = cluster.connect().await?;
-    let mut writer = dead.create("/f", with(WriteType::CacheThrough)).await?;
-    writer.write(trees::bytes(1, 2 * MIB)).await?;
-    std::mem::forget(writer);
-    drop(dead);
+    let config = cluster.client()?.build();
+    let dead = tokio::runtime::Runtime::new()?;
+    let held = dead.spawn(async move {
+        let fs = larder_client::FileSystem::connect(config).await?;
+        let mut writer = fs.create("/f", with(WriteType::CacheThrough)).await?;
+        writer.write(trees::bytes(1, 2 * MIB)).await?;
+        std::mem::forget(writer);
+        Ok::<_, larder_client::Error>(())
+    });
+    held.await??;
+    // Everything that the client had running is gone at once, and says nothing to anybody.
+    dead.shutdown_background();
     let deadline = std::time::Instant::now() + Duration::from_secs(25);
     while let Err(error) = client.write("/f", "mine", CreateOptions { overwrite: true, ..with(WriteType::CacheThrough) }).await {
         assert!(std::time::Instant::now() < deadline, "the lease is never given back: {error}");

@@ -32,10 +32,12 @@ pub struct Holding {
 /// A version of a file.
 pub type Version = (FileId, Generation);
 
+type Shard = Mutex<FxHashMap<Version, Vec<Holding>>>;
+
 /// The map from versions to holders.
 #[derive(Debug)]
 pub struct Locations {
-    shards: Box<[Mutex<FxHashMap<Version, Vec<Holding>>>]>,
+    shards: Box<[Shard]>,
 }
 
 impl Default for Locations {
@@ -45,7 +47,7 @@ impl Default for Locations {
 }
 
 impl Locations {
-    fn shard(&self, version: Version) -> &Mutex<FxHashMap<Version, Vec<Holding>>> {
+    fn shard(&self, version: Version) -> &Shard {
         &self.shards[version.0.0 as usize % SHARDS]
     }
 

@@ -30,7 +30,7 @@ pub struct PersistStarted {
     pub generation: Generation,
 }
 
-/// The attempt's temporary holds the whole content: publish it.
+/// The attempt's temporary holds the whole content: publish it. Content of no bytes needs no temporary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persisted {
     /// The file.
@@ -126,7 +126,8 @@ impl Plan for Persisted {
         for (parent, name) in planner.state.tree.names(self.file) {
             planner.free_name(parent, name)?;
         }
-        let mut action = planner.publish(inode, self.generation, Source::Temporary(temporary), owner_of(inode), &[])?;
+        let source = if inode.length() == 0 { Source::Empty } else { Source::Temporary(temporary) };
+        let mut action = planner.publish(inode, self.generation, source, owner_of(inode), &[])?;
         action.sync = self.sync;
         let beside = planner.state.tree.parent(inode).map_or(FileId(0), Inode::id);
         let aside = conflict_name(planner.state.tree.name(inode), self.generation);

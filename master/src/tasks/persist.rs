@@ -113,7 +113,11 @@ async fn attempt(master: &Arc<Master>, file: FileId, generation: Generation) -> 
     let started = master.execute(PersistStarted { file, generation }).await?;
     let Outcome::Attempt { temporary, .. } = started.outcome else { return Ok(()) };
     master.core.wait_durable(started.position, master.core.deadline()).await?;
-    match fill(master, holder, file, generation, &temporary).await {
+    let filled = match holder {
+        Some(holder) => fill(master, holder, file, generation, &temporary).await,
+        None => Ok(()),
+    };
+    match filled {
         Ok(()) => {
             let persisted = Persisted { file, generation, attempt: temporary.attempt, sync: true };
             master.execute(persisted).await.map(drop)
@@ -143,14 +147,17 @@ async fn give_up(master: &Arc<Master>, file: FileId, attempt: AttemptId) {
     }
 }
 
-/// A live worker that holds all of a version.
-fn holder(master: &Master, file: FileId, generation: Generation) -> Result<WorkerSlot> {
+/// A live worker that holds all of a version; `None` for one of no bytes, which nobody needs to hold.
+fn holder(master: &Master, file: FileId, generation: Generation) -> Result<Option<WorkerSlot>> {
     let missing = || Error::new(ErrorKind::Unavailable, "no live worker holds all of the content");
     let blocks = {
         let state = master.core.read();
         let content = answer::content(&state, file).ok_or_else(missing)?;
         content.block_size.count(content.length)
     };
+    if blocks == 0 {
+        return Ok(None);
+    }
     let registry = master.registry.lock();
     let live = |worker| registry.get(worker).is_some_and(|record| record.live);
     let mut held: FxHashMap<WorkerSlot, u32> = FxHashMap::default();
@@ -158,7 +165,7 @@ fn holder(master: &Master, file: FileId, generation: Generation) -> Result<Worke
         *held.entry(holding.worker).or_default() += holding.blocks.len();
     }
     let whole = held.into_iter().filter(|(worker, count)| *count >= blocks && live(*worker));
-    whole.map(|(worker, _)| worker).min().ok_or_else(missing)
+    whole.map(|(worker, _)| worker).min().map(Some).ok_or_else(missing)
 }
 
 #[cfg(test)]
