@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::{
     content::{Content, Handle},
-    file_system::Core,
+    core::Core,
     leases::Local,
     reader::Reader,
     reading::{Got, Reading, Wanted},

@@ -1,13 +1,13 @@
 //! The file system: every call that names a path.
 //!
 //! Thin on purpose: a call makes its message, hands it to the session or asks the master, and gives back domain types.
-//! [`Core`] is what files, writers and tasks share; when its last user goes, its tasks end and the session is closed.
+//! What files, writers and tasks share is in `core`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use larder_common::{Error, ErrorKind, FileStatus, FsPath, ReadType, Result, WorkerId, file::Ttl};
+use larder_common::{Error, ErrorKind, FileStatus, FsPath, ReadType, Result, file::Ttl};
 use larder_proto::{
     convert::WorkerAddress,
     v1::{self, command::What},
@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     calls::{How, Outcome},
     config::Config,
-    content::{Caches, Content},
+    content::Caches,
+    core::Core,
     descriptors::Residents,
     file::File,
     listing::{Entry, Listing},
@@ -31,156 +32,13 @@ use crate::{
         OpenOptions, RemoveOptions, RenameOptions, StatusOptions, XattrMode,
     },
     report::{ClusterReport, Mount, Removed},
-    retry::{Backoff, Deadline},
     session, touch,
     workers::Workers,
-    writer::{Target, Writer},
+    writer::Writer,
 };
 
 /// Time that connecting spends on meeting the workers of this host.
 const MEETING: Duration = Duration::from_secs(2);
-/// After so many opens in one directory its next files are asked for along.
-const WALKING: u32 = 2;
-
-/// What all parts share.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) config: Arc<Config>,
-    pub(crate) link: Arc<Link>,
-    pub(crate) caches: Arc<Caches>,
-    pub(crate) workers: Arc<Workers>,
-    pub(crate) touches: Arc<touch::Touches>,
-    /// The directory in which files were opened last, and how many of them.
-    walked: Mutex<(Option<FsPath>, u32)>,
-    end: CancellationToken,
-    /// The session has ended.
-    over: CancellationToken,
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        self.touches.send(&self.workers);
-        self.end.cancel();
-    }
-}
-
-impl Core {
-    /// Whether a directory is being walked, so that siblings should come along.
-    fn is_walking(&self, path: &FsPath) -> bool {
-        let mut walked = self.walked.lock();
-        let parent = path.parent();
-        if walked.0 == parent {
-            walked.1 = walked.1.saturating_add(1);
-        } else {
-            *walked = (parent, 1);
-        }
-        walked.1 > WALKING
-    }
-
-    fn near(&self) -> Bytes {
-        self.workers.near().map(WorkerId::to_bytes).unwrap_or_default().into()
-    }
-
-    /// What is known of a path with its content, asked for if need be.
-    pub(crate) async fn open(&self, path: &FsPath) -> Result<Known> {
-        let epoch = self.caches.metadata.epoch();
-        let siblings = self.is_walking(path);
-        let request = v1::OpenRequest {
-            path: path.as_bytes().to_vec().into(),
-            siblings,
-            near_worker: self.near(),
-            ..Default::default()
-        };
-        let reply = self.link.ask(self.link.deadline(), |mut client| {
-            let request = request.clone();
-            async move { client.open(request).await }
-        });
-        let reply = reply.await.map_err(|error| error.at(path.as_bytes()))?;
-        self.siblings(path, &reply, epoch);
-        self.caches.opened(path, &reply, &reply.workers, epoch)
-    }
-
-    fn siblings(&self, path: &FsPath, reply: &v1::OpenReply, epoch: u64) {
-        for sibling in &reply.siblings {
-            let name = sibling.status.as_ref().and_then(|status| larder_common::Name::new(&status.name).ok());
-            if let Some((parent, name)) = path.parent().zip(name) {
-                // A sibling that makes no sense is asked for again when it is wanted.
-                let _ = self.caches.opened(&parent.join(&name), sibling, &reply.workers, epoch);
-            }
-        }
-    }
-
-    /// Asks for a new grant and new places of a version that is open.
-    pub(crate) async fn reopen(&self, content: &Content, deadline: Deadline) -> Result<()> {
-        let request = v1::OpenRequest {
-            path: content.path.as_bytes().to_vec().into(),
-            id: content.file.0,
-            generation: content.generation.0,
-            near_worker: self.near(),
-            ..Default::default()
-        };
-        let reply = self.link.ask(deadline, |mut client| {
-            let request = request.clone();
-            async move { client.open(request).await }
-        });
-        let reply = reply.await?;
-        let known = self.caches.reopened(&content.path, &reply, &reply.workers)?;
-        let (id, generation) = (known.status.id, known.status.generation);
-        if (id, generation) != (content.file, content.generation) {
-            let error = Error::new(ErrorKind::Changed, "the file has new content since it was opened");
-            return Err(error.advise("open it again"));
-        }
-        if let Some(newest) = &known.content {
-            content.access.store(newest.access.load_full());
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn call(&self, what: What, how: How) -> Result<Outcome> {
-        self.link.check_process()?;
-        self.link.calls.call(what, how, self.link.deadline()).await
-    }
-
-    /// Creates a file and gives the right to write it. Waits for a worker and for the master until the deadline.
-    pub(crate) async fn create(&self, path: &FsPath, options: &CreateOptions, deadline: Deadline) -> Result<Target> {
-        self.link.check_process()?;
-        let mut backoff = Backoff::new();
-        loop {
-            let create = What::CreateFile(self.create_message(path, options, false));
-            let how = How { durable: !options.relaxed, repeatable: false };
-            match self.link.calls.call(create, how, deadline).await {
-                Ok(Outcome::Created(created, lease)) => {
-                    let workers = created.workers.into_iter().map(TryInto::try_into);
-                    let workers: Vec<WorkerAddress> = workers.collect::<Result<_>>()?;
-                    return Ok(Target { lease, grant: created.grant, workers });
-                }
-                Ok(_) => return Err(Error::new(ErrorKind::Mismatch, "the master gave no right to write")),
-                // An answer that it cannot be done now; the lost session says "may or may not" and is not repeated.
-                Err(error) if error.kind() == ErrorKind::Unavailable && !error.message().contains("may or may not") => {
-                    deadline.pause(&mut backoff, error).await?;
-                }
-                Err(error) => return Err(error.at(path.as_bytes())),
-            }
-        }
-    }
-
-    fn create_message(&self, path: &FsPath, options: &CreateOptions, empty: bool) -> v1::CreateFile {
-        let config = &self.config;
-        v1::CreateFile {
-            path: path.as_bytes().to_vec().into(),
-            mode: options.mode.unwrap_or(0o644),
-            block_size: options.block_size.or(config.block_size).map_or(0, larder_common::BlockSize::bytes),
-            write_type: v1::WriteType::from(options.write_type.unwrap_or(config.write_type)).into(),
-            overwrite: options.overwrite,
-            recursive: options.recursive,
-            replication: options.replication.unwrap_or(config.replication),
-            ttl: options.ttl.map(Into::into),
-            empty,
-            prefer_worker: self.near(),
-        }
-    }
-}
-
 /// A connection to a cluster. Cheap to clone; all clones share connections and caches.
 #[derive(Clone, Debug)]
 pub struct FileSystem(pub(crate) Arc<Core>);

@@ -35,6 +35,7 @@ pub mod blocking;
 mod calls;
 mod config;
 mod content;
+mod core;
 mod descriptors;
 mod file;
 mod file_system;

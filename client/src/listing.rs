@@ -4,7 +4,7 @@ use larder_common::{Error, FileId, FileStatus, FsPath, Name, Result};
 use larder_proto::{from_status, v1};
 
 use crate::{
-    file_system::Core,
+    core::Core,
     metadata::{Known, Terms},
     options::ListOptions,
     retry::Deadline,

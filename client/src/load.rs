@@ -11,7 +11,8 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     content::{Access, Content},
-    file_system::{Core, FileSystem},
+    core::Core,
+    file_system::FileSystem,
     options::{ListOptions, LoadOptions},
 };
 

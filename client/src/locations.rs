@@ -2,7 +2,7 @@
 
 use larder_common::{BlockIndex, Medium, Result, WorkerId};
 
-use crate::{content::Content, file_system::Core};
+use crate::{content::Content, core::Core};
 
 /// One copy of one block; or a block that nobody holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

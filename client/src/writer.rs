@@ -23,7 +23,7 @@ use tokio::io::AsyncWrite;
 
 use crate::{
     calls::{How, Outcome, WriteLease},
-    file_system::Core,
+    core::Core,
     leases::SMALL,
     options::CreateOptions,
     retry::{Backoff, Deadline},
