@@ -205,7 +205,12 @@ impl Directory {
         let mut bytes = Vec::with_capacity(128);
         records.iter().for_each(|r| r.encode(&mut bytes));
         let mut index = self.index.lock();
-        let growth = index.growth(bytes.len(), weight);
+        let mut growth = index.growth(bytes.len(), weight);
+        if growth > self.free() && index.is_long() {
+            // Where this fails too, the answer below is the right one.
+            let _ = self.shorten(&mut index);
+            growth = index.growth(bytes.len(), weight);
+        }
         if weight == Weight::Removes {
             self.used.fetch_add(growth, Ordering::Relaxed);
         } else if !add_below(&self.used, growth, self.capacity()) {
@@ -222,9 +227,10 @@ impl Directory {
     /// Rewrites the index where it has become long.
     pub(crate) fn shorten_index(&self) -> Result<()> {
         let mut index = self.index.lock();
-        if !index.is_long() {
-            return Ok(());
-        }
+        if index.is_long() { self.shorten(&mut index) } else { Ok(()) }
+    }
+
+    fn shorten(&self, index: &mut Index) -> Result<()> {
         let before = index.charge();
         let answer = index.shorten();
         self.used.fetch_add(index.charge(), Ordering::Relaxed);

@@ -25,7 +25,7 @@ use super::{
     directory::{Directory, Space},
     feed::Change,
     fill::{Fill, FillState},
-    index::{Weight, record::Record},
+    index::{self, Weight, record::Record},
     kernel,
     key::{CacheName, Extent, FileKey, GenerationSpec},
     policies::{Event, TierIndex},
@@ -366,10 +366,22 @@ impl BlockWriter {
         let spec = GenerationSpec { persisted, ..self.spec };
         let create = Record::Create { serial, key: self.name.key, spec, lease: None, committed: true };
         let block = Record::Block(serial, self.block.index, crcs.into());
-        match recorded {
-            true => self.directory.record(&[block], Weight::Adds),
-            false => self.directory.record(&[create, block], Weight::Adds),
+        let records = if recorded { vec![block] } else { vec![create, block] };
+        match self.directory.record(&records, Weight::Adds) {
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                self.room_for_side_data();
+                self.directory.record(&records, Weight::Adds)
+            }
+            done => done,
         }
+    }
+
+    /// Drops somebody so that the index can grow, in a directory that is full to the last page.
+    fn room_for_side_data(&self) {
+        let (block, bytes, group) = (self.block, index::STEP, self.spec.group);
+        let want = Want { block, bytes, group, unpersisted: false, only: None };
+        // Given back at once, for the index to take. Whether there was room is seen when it tries.
+        drop(self.inner.room_in(&self.directory, &want));
     }
 
     fn gone(&self) -> Error {

@@ -26,7 +26,7 @@ use self::record::{FORMAT, Header, IndexState, Record, Replay, replay};
 use super::kernel;
 
 /// The least that is added to the file at a time, and that removals always find free.
-const STEP: u64 = 64 << 10;
+pub(crate) const STEP: u64 = 64 << 10;
 
 /// The index of one directory, open for appending.
 #[derive(Debug)]

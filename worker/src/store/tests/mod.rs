@@ -230,6 +230,20 @@ fn a_full_tier_drops_the_oldest_and_never_what_is_nowhere_else() {
 }
 
 #[test]
+fn a_tier_that_is_full_for_ever_keeps_its_side_data_short() {
+    let home = shm();
+    let (store, _) = open(vec![tier(Medium::Mem, home.path(), 2 * MIB)]);
+    // Nobody reclaims in the background, and every block is one more record or two.
+    for n in 0..6000 {
+        fill(&store, block(n, 0), spec(5000));
+    }
+    assert!(is_right(&store, block(5999, 0)));
+    assert!(used(&store) <= 2 * MIB);
+    let kept = store.report(None, 6000).files.len() as u64;
+    assert!(kept * 8192 >= MIB, "{kept} files");
+}
+
+#[test]
 fn content_that_is_nowhere_else_has_a_ceiling() {
     let home = shm();
     let (store, _) = open(vec![tier(Medium::Mem, home.path(), 10 * MIB)]);
