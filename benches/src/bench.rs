@@ -45,6 +45,9 @@ pub const ALL: &[Bench] = &[
     suite::master_memory::BENCH,
 ];
 
+/// How wide the listing is, in columns.
+const WIDTH: u16 = 120;
+
 /// The benches that are named; `all` names every one.
 ///
 /// # Errors
@@ -110,6 +113,7 @@ impl Bench {
 #[must_use]
 pub fn listing() -> String {
     let mut table = crate::outcome::plain_table(&["bench", "measures", "against", "asked"]);
+    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic).set_width(WIDTH);
     for column in table.column_iter_mut() {
         column.set_cell_alignment(comfy_table::CellAlignment::Left);
     }

@@ -7,7 +7,7 @@ use clap::{FromArgMatches, Subcommand};
 
 use crate::{
     arguments::{Arguments, command_line},
-    commands::{completions, config, format, fs, fsadmin, local, man, master, run_tests, version, worker},
+    commands::{bench, completions, config, demo, format, fs, fsadmin, local, man, master, run_tests, version, worker},
     context::{Context, Environment},
     exit::Exit,
     failure,
@@ -65,10 +65,12 @@ macro_rules! registry {
 }
 
 registry! {
+    Start: Demo(demo::Demo);
     Start: Local(local::Local);
     Files: Fs(fs::Fs);
     Cluster: Fsadmin(fsadmin::Fsadmin);
     Cluster: #[command(name = "runTests")] RunTests(run_tests::RunTests);
+    Cluster: Bench(bench::Bench);
     Servers: Master(master::Master);
     Servers: Worker(worker::Worker);
     Servers: Format(format::Format);

@@ -20,7 +20,7 @@ pub(crate) type Environment = Vec<(OsString, OsString)>;
 const REACH: Duration = Duration::from_secs(30);
 
 /// What a command is run with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Context {
     /// Where it says what it has to say.
     pub(crate) output: Output,

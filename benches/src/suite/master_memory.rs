@@ -18,7 +18,8 @@ use crate::{
 
 pub(crate) const BENCH: Bench = Bench {
     name: "master-memory",
-    measures: "resident bytes of the master for each of 1,000,000 files in 1,000 directories; /growth: above an empty one's; /restarted: after a new start",
+    measures: "resident bytes a file of a master of 1,000,000 files in 1,000 directories; /growth: above an empty \
+               master's; /restarted: after a new start",
     baseline: "none",
     asked: Asked::AtMost(200.0),
     needs_root: false,

@@ -1,7 +1,9 @@
 //! The commands, one file each.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod demo;
 pub(crate) mod format;
 pub(crate) mod fs;
 pub(crate) mod fsadmin;
