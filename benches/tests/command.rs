@@ -3,6 +3,8 @@
 //! They need the binary, which is built when the whole workspace is tested; where it is missing the tests say that they
 //! are skipped.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its surroundings fail")]
+
 use std::{
     fs,
     os::unix::process::CommandExt,
