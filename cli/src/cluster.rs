@@ -19,11 +19,15 @@ use larder_common::{
     settings::{Flag, Role, Settings},
 };
 use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{context::Context, exit::Exit};
 
 /// How long threads of a command that has ended may take: some wait for a terminal that says nothing.
 const LINGER: Duration = Duration::from_millis(200);
+
+/// How a shell sees a command that was interrupted: 128 and the number of SIGINT.
+const INTERRUPTED: i32 = 130;
 
 /// Connects, and does `work` within the deadline of the command. `flags` are settings that the command line implies.
 ///
@@ -39,17 +43,38 @@ where
     let started = Instant::now();
     let ended = runtime.block_on(Box::pin(async {
         let cluster = connect(&settings, context.reach()).await?;
-        let work = Box::pin(work(cluster));
-        match context.timeout() {
-            None => work.await,
-            Some(timeout) => match tokio::time::timeout(timeout.saturating_sub(started.elapsed()), work).await {
-                Ok(ended) => ended,
-                Err(_elapsed) => Err(late(timeout).into()),
-            },
-        }
+        let rest = context.timeout().map(|timeout| (timeout, timeout.saturating_sub(started.elapsed())));
+        let ended = bounded(work(cluster.clone()), rest).await;
+        // Without a goodbye the master waits a lease for this client before it answers others who change what it saw.
+        cluster.close().await;
+        ended
     }));
     runtime.shutdown_timeout(LINGER);
-    ended
+    match ended? {
+        Some(exit) => Ok(exit),
+        None => std::process::exit(INTERRUPTED),
+    }
+}
+
+/// Does work until it ends, the time is up, or somebody interrupts it (`None`). What it holds is given back then.
+async fn bounded(
+    work: impl Future<Output = anyhow::Result<Exit>>,
+    rest: Option<(Duration, Duration)>,
+) -> anyhow::Result<Option<Exit>> {
+    let work = Box::pin(work);
+    let up = async {
+        match rest {
+            Some((_, rest)) => tokio::time::sleep(rest).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ended = work => ended.map(Some),
+        () = up => Err(late(rest.map_or(Duration::ZERO, |(timeout, _)| timeout)).into()),
+        _ = tokio::signal::ctrl_c() => Ok(None),
+        _ = terminate.recv() => Ok(None),
+    }
 }
 
 /// The settings of a command of the cluster, with the master and token of a local cluster where none are set.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use larder_client::{Ttl, TtlAction};
 use larder_common::settings::PolicyName;
+use larder_worker::eviction;
 
 use super::{
     Act, path,
@@ -86,7 +87,12 @@ enum Policy {
 fn policy(text: &str) -> larder_common::Result<Policy> {
     match text {
         "default" => Ok(Policy::Default),
-        name => name.parse().map(Policy::Named),
+        name => {
+            let name: PolicyName = name.parse()?;
+            // Built only to ask whether it is known; the error names the nearest one.
+            eviction::from_name(name.as_str(), 1 << 30)?;
+            Ok(Policy::Named(name))
+        }
     }
 }
 

@@ -115,6 +115,7 @@ fn sentence(progress: &LoadProgress, took: Duration) -> String {
     };
     let (done, took) = (size(progress.bytes_done, true), span(took));
     match progress.failures.len() {
+        0 if moved == 0 && progress.bytes_cached > 0 => format!("loaded: {files}, {done}; all of it was cached before"),
         0 => format!("loaded: {files}, {done} in {took} ({}/s){before}", size(rate, true)),
         failed => format!("loaded in part: {done} of {} in {files}, {failed} failures{before}", size(progress.bytes, true)),
     }
@@ -139,6 +140,8 @@ mod tests {
         let took = Duration::from_secs(2);
         assert_eq!(sentence(&progress, took), "loaded: 2 files, 6.00MB in 2s (2.00MB/s), 2.00MB were cached before");
         assert_eq!(beside(&progress), "2/2 files");
+        let again = LoadProgress { bytes_cached: 6 << 20, ..progress.clone() };
+        assert_eq!(sentence(&again, took), "loaded: 2 files, 6.00MB; all of it was cached before");
         let error = Error::new(ErrorKind::NoSpace, "full");
         progress.failures.push(LoadFailure { path: FsPath::root(), block: None, error });
         progress.bytes_done = 2 << 20;

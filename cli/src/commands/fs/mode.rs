@@ -121,12 +121,12 @@ impl Step {
     fn apply(&self, mode: u32, is_directory: bool) -> u32 {
         let mut digit = self.bits.plain;
         if let Some(shift) = self.bits.copied {
-            digit = mode >> shift & 7;
+            digit = (mode >> shift) & 7;
         }
         if self.bits.execute_if && (is_directory || mode & 0o111 != 0) {
             digit |= 1;
         }
-        let mut wanted = digit * 0o111 & self.who;
+        let mut wanted = (digit * 0o111) & self.who;
         let special = [
             (self.bits.set_id && self.who & 0o700 != 0, SETUID),
             (self.bits.set_id && self.who & 0o070 != 0, SETGID),
@@ -136,7 +136,7 @@ impl Step {
         match self.operator {
             b'+' => mode | wanted,
             b'-' => mode & !wanted,
-            _ => mode & !self.covered(is_directory) | wanted,
+            _ => (mode & !self.covered(is_directory)) | wanted,
         }
     }
 
@@ -145,7 +145,7 @@ impl Step {
         let set_ids = [(0o700, SETUID), (0o070, SETGID)];
         let set_ids = set_ids.iter().filter(|(class, _)| self.who & class != 0).fold(0, |all, (_, bit)| all | bit);
         let set_ids = if is_directory && !self.bits.set_id { 0 } else { set_ids };
-        let sticky = if self.who == 0o777 && !is_directory || self.bits.sticky { STICKY } else { 0 };
+        let sticky = if (self.who == 0o777 && !is_directory) || self.bits.sticky { STICKY } else { 0 };
         self.who | set_ids | sticky
     }
 }
@@ -155,7 +155,7 @@ pub(crate) fn letters(kind: &FileKind, mode: u32) -> String {
     let mut text = String::with_capacity(10);
     text.push(kind_letter(kind));
     for (shift, special, letter) in [(6, SETUID, 's'), (3, SETGID, 's'), (0, STICKY, 't')] {
-        let digit = mode >> shift & 7;
+        let digit = (mode >> shift) & 7;
         text.push(if digit & 4 != 0 { 'r' } else { '-' });
         text.push(if digit & 2 != 0 { 'w' } else { '-' });
         text.push(match (mode & special != 0, digit & 1 != 0) {

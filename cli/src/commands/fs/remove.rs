@@ -12,7 +12,7 @@ use larder_client::{
 use super::{
     Act, path,
     places::{Authority, Typed},
-    rows::{printed, size},
+    rows::{escaped, printed, size},
     shell::{Shell, authorities},
 };
 use crate::exit::Exit;
@@ -94,7 +94,7 @@ impl Rm {
         let removed = shell.fs.remove(path, options).await?;
         let is_below = is_directory || status.persistence != Persistence::NotPersisted;
         match below.filter(|_| is_below) {
-            Some(mount) => said(shell, "rm", path, removed, &format!("removed, in the under store too ({})", mount.uri)),
+            Some(mount) => said(shell, "rm", path, removed, &format!("removed, in the under store too ({})", below_uri(mount, path))),
             None => said(shell, "rm", path, removed, "removed; it was only in the cache"),
         }
     }
@@ -109,13 +109,19 @@ impl Rm {
         if files <= ASK_ABOVE {
             return Ok(());
         }
-        let also = mount.map_or_else(String::new, |mount| format!(", also in {}", mount.uri));
+        let also = mount.map_or_else(String::new, |mount| format!(", also {}", below_uri(mount, path)));
         let question = format!("Remove {path} with {files} files ({}){also}? [y/N] ", size(bytes, true));
         match confirmed(&question).await? {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Invalid, "not removed").advise("say -f to remove it without being asked").into()),
         }
     }
+}
+
+/// Where a path is in the under store, for people.
+fn below_uri(mount: &Mount, path: &FsPath) -> String {
+    let relative = mount.path.relative(path).unwrap_or_default();
+    format!("{}/{}", mount.uri.trim_end_matches('/'), escaped(relative))
 }
 
 async fn confirmed(question: &str) -> anyhow::Result<bool> {
@@ -193,5 +199,6 @@ mod tests {
         assert!(refused("/a").unwrap().to_string().contains("/a/b is mounted below"));
         assert_eq!(refused("/a/b/c"), None);
         assert_eq!(refused("/ab"), None);
+        assert_eq!(below_uri(&mounts[1], &"/a/b/c/d".parse().unwrap()), "/under/c/d");
     }
 }

@@ -12,8 +12,18 @@ use crate::exit::Exit;
 
 /// Test a path: exit code 0 for yes, 1 for no
 #[derive(Args, Debug)]
-#[group(id = "question", required = true, multiple = false, args = ["directory", "exists", "file", "non_empty", "zero"])]
 pub(crate) struct Test {
+    #[command(flatten)]
+    question: Question,
+    /// The path
+    #[arg(value_name = "PATH", value_parser = path())]
+    path: Typed,
+}
+
+/// One of these is asked.
+#[derive(Args, Clone, Copy, Debug)]
+#[group(required = true, multiple = false)]
+struct Question {
     /// Whether it is a directory
     #[arg(short)]
     directory: bool,
@@ -29,13 +39,10 @@ pub(crate) struct Test {
     /// Whether it is an empty file
     #[arg(short)]
     zero: bool,
-    /// The path
-    #[arg(value_name = "PATH", value_parser = path())]
-    path: Typed,
 }
 
-impl Test {
-    fn holds(&self, status: &FileStatus) -> bool {
+impl Question {
+    fn holds(self, status: &FileStatus) -> bool {
         match () {
             () if self.directory => status.kind.is_directory(),
             () if self.file => status.kind.is_file(),
@@ -58,7 +65,7 @@ impl Act for Test {
         };
         for path in &paths {
             let holds = match shell.fs.status(path).await {
-                Ok(status) => self.holds(&status),
+                Ok(status) => self.question.holds(&status),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => false,
                 Err(error) => return Err(error.into()),
             };
@@ -76,10 +83,9 @@ mod tests {
 
     use super::{super::rows::tests::status, *};
 
-    fn asks(letter: char) -> Test {
-        let path = super::super::places::typed("/x".into()).unwrap();
+    fn asks(letter: char) -> Question {
         let is = |own: char| own == letter;
-        Test { directory: is('d'), exists: is('e'), file: is('f'), non_empty: is('s'), zero: is('z'), path }
+        Question { directory: is('d'), exists: is('e'), file: is('f'), non_empty: is('s'), zero: is('z') }
     }
 
     #[test]
