@@ -97,10 +97,13 @@ impl Sessions {
         self.lease
     }
 
-    /// Connects a session, in place of an older connection of it. The number names the connection for [`Self::detach`].
-    pub fn attach(&self, session: SessionId, replies: Replies) -> u64 {
+    /// Connects a session, in place of an older connection of it, and says `first` before anything else. The number names
+    /// the connection for [`Self::detach`].
+    pub fn attach(&self, session: SessionId, replies: Replies, first: v1::SessionReply) -> u64 {
         let now = self.clock.monotonic();
         let mut live = self.live.lock();
+        // A client that is gone already is found out by its stream.
+        let _ = replies.send(Ok(first));
         let entry = live.entry(session).or_insert_with(|| Live::silent_since(now));
         entry.replies = Some(replies);
         entry.connection += 1;
@@ -300,8 +303,9 @@ mod tests {
     type Stream = mpsc::UnboundedReceiver<Result<v1::SessionReply, Status>>;
 
     fn connect(sessions: &Sessions, id: u64) -> Stream {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        sessions.attach(SessionId(id), sender);
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        sessions.attach(SessionId(id), sender, v1::SessionReply::default());
+        assert_eq!(receiver.try_recv().unwrap().unwrap(), v1::SessionReply::default(), "the greeting comes first");
         assert!(sessions.will_know(SessionId(id), D));
         receiver
     }

@@ -193,10 +193,17 @@ impl Finder<'_> {
             // The name may have got another meaning before the interest in it was recorded.
             let again = self.master.look_up(&path, &self.greeting.caller, How { fresh: false, ..how }).await?;
             if again == file {
-                return Ok(found);
+                return Ok(self.unless_by_link(found, &path));
             }
             file = again;
         }
+    }
+
+    /// What was found through a symbolic link (or under a further name of a hard link) must not be cached under the path that
+    /// was asked for: a change of the link would not be told to whoever has an interest in the target's directory.
+    fn unless_by_link(self, found: Found, path: &FsPath) -> Found {
+        let direct = self.master.core.read().path(found.file).is_some_and(|own| own == *path);
+        if direct { found } else { Found { validity: v1::Validity::default(), ..found } }
     }
 
     fn by_id(self, file: FileId) -> Result<Found> {

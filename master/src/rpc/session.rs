@@ -90,8 +90,8 @@ async fn connect(
         slots: SLOTS,
         version: greeting::VERSION.to_owned(),
     };
-    let _ = replies.send(Ok(reply(Reply::Opened(opened))));
-    let number = master.sessions.attach(session, replies.clone());
+    // The greeting goes first on the stream, and nothing that is told from now on is missed.
+    let number = master.sessions.attach(session, replies.clone(), reply(Reply::Opened(opened)));
     Ok(Connection {
         master: Arc::clone(master),
         session,
