@@ -31,6 +31,15 @@ impl Drop for Mounted {
     }
 }
 
+/// Takes away what the store mounted, also when the test fails.
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 /// The everyday paths on a medium of any kind.
 fn works(directory: &Path) -> OpenReport {
     let (store, report) = open(vec![tier(Medium::Ssd, directory, 4 * MIB + SIDE)]);
@@ -124,6 +133,7 @@ fn huge_pages_get_a_tmpfs_that_is_found_again() {
     let tiers = vec![tier(Medium::Mem, home.path(), 32 * MIB)];
     let config = StoreConfig { huge_pages: HugePages::Auto, ..StoreConfig::new(cluster(), tiers) };
     let (store, report) = open_with(&config);
+    let _unmount = Unmount(report.directories[0].path.clone());
     assert!(report.directories[0].huge, "{:?}", report.notes);
     let large = GenerationSpec { block_size: BlockSize::new(8 * MIB).unwrap(), ..spec(8 * MIB) };
     fill(&store, block(1, 0), large);
@@ -135,9 +145,6 @@ fn huge_pages_get_a_tmpfs_that_is_found_again() {
     let ours = mounts.lines().filter(|l| l.contains(home.path().to_str().unwrap()));
     assert_eq!(ours.clone().count(), 1, "never stacked");
     assert!(ours.clone().all(|l| l.contains("huge=within_size") && l.contains("size=32768k")));
-    let point = report.directories[0].path.clone();
-    drop(store);
-    umount2(&point, MntFlags::empty()).unwrap();
 }
 
 #[test]
