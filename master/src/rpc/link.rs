@@ -300,6 +300,10 @@ fn registration(register: v1::Register, peer: Option<SocketAddr>) -> Result<Regi
 }
 
 fn holdings(worker: WorkerSlot, round: u32, file: &v1::HeldFile) -> Result<Vec<Holding>, Error> {
+    // What is gone comes without blocks, and without their size.
+    if file.blocks.is_empty() {
+        return Ok(Vec::new());
+    }
     let limit = if file.lease == 0 { BlockSize::new(file.block_size)?.count(file.length) } else { u32::MAX };
     let holding = |blocks: &v1::HeldBlocks| {
         Ok(Holding {
