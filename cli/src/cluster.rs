@@ -157,7 +157,8 @@ impl Local {
         }
         if let Some(path) = self.token_file.as_ref().filter(|_| with_token) {
             let token = fs::read_to_string(path).map_err(|e| {
-                let error = Error::from(e).at(path.as_os_str().as_encoded_bytes()).context("the token of `larder local`");
+                let error =
+                    Error::from(e).at(path.as_os_str().as_encoded_bytes()).context("the token of `larder local`");
                 error.advise("run the command as the user who runs the cluster, or set LARDER_SECURITY_TOKEN_FILE")
             })?;
             flags.push(flag("security.token", token.trim().to_owned()));

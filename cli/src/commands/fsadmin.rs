@@ -93,12 +93,18 @@ impl Report {
             ("State", state),
             ("Up for", span(now.since(report.started))),
             ("Workers", format!("{live} live, {} lost", report.workers.len() - live)),
-            ("Capacity", format!("{} used of {} ({}%)", self.size(total.used), self.size(total.capacity), total.percent())),
+            (
+                "Capacity",
+                format!("{} used of {} ({}%)", self.size(total.used), self.size(total.capacity), total.percent()),
+            ),
             ("Only in the cache", self.size(total.unpersisted)),
             ("Waiting to be persisted", pending),
             ("Files", format!("{} in {} directories", report.files, report.directories)),
             ("Memory of the namespace", format!("{} ({per_file} bytes an inode)", self.size(report.namespace_bytes))),
-            ("Journal", format!("{}, entry {} ({} on disk)", self.size(report.journal_bytes), report.position, report.durable)),
+            (
+                "Journal",
+                format!("{}, entry {} ({} on disk)", self.size(report.journal_bytes), report.position, report.durable),
+            ),
             ("Last checkpoint", format!("entry {}", report.checkpoint)),
             ("Clients", report.sessions.to_string()),
             ("Believed", report.authentication.clone()),
@@ -126,12 +132,12 @@ impl Report {
     }
 
     fn capacity(&self, report: &ClusterReport) -> String {
-        let mut sums = table(&["Tier", "Capacity", "Used", "Free", "Used %", "Pinned", "Only here"], &[1, 2, 3, 4, 5, 6]);
+        let mut sums =
+            table(&["Tier", "Capacity", "Used", "Free", "Used %", "Pinned", "Only here"], &[1, 2, 3, 4, 5, 6]);
         let live = || report.workers.iter().filter(|worker| worker.live).flat_map(|worker| &worker.tiers);
         let media = Medium::ALL.into_iter().filter(|medium| live().any(|tier| tier.medium == Some(*medium)));
-        let by_medium = media.map(|medium| {
-            (medium.as_str(), Usage::of(live().filter(|tier| tier.medium == Some(medium))))
-        });
+        let by_medium =
+            media.map(|medium| (medium.as_str(), Usage::of(live().filter(|tier| tier.medium == Some(medium)))));
         for (name, usage) in by_medium.chain([("all", Usage::of(live()))]) {
             sums.add_row([
                 name.to_owned(),
@@ -335,7 +341,11 @@ fn all_findings(report: &ClusterReport) -> Vec<Finding> {
             add(format!("{} on {}", tier.directory, address(worker)), cause.to_owned(), mend);
         }
         if worker.unknown_files > 0 {
-            let what = format!("{} holds {} that the namespace does not know", address(worker), ByteSize(worker.unknown_bytes));
+            let what = format!(
+                "{} holds {} that the namespace does not know",
+                address(worker),
+                ByteSize(worker.unknown_bytes)
+            );
             let cause = format!("{} files are nowhere else, and are kept until somebody decides", worker.unknown_files);
             add(what, cause, "larder fsadmin unknown ls");
         }

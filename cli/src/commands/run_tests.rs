@@ -8,7 +8,8 @@ use std::{fmt, time::Instant};
 
 use clap::Args;
 use larder_client::{
-    BlockSize, CreateOptions, Error, ErrorKind, FileSystem, FsPath, Name, OpenOptions, ReadType, RemoveOptions, WriteType,
+    BlockSize, CreateOptions, Error, ErrorKind, FileSystem, FsPath, Name, OpenOptions, ReadType, RemoveOptions,
+    WriteType,
 };
 use serde::Serialize;
 

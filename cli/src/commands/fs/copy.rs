@@ -111,7 +111,7 @@ impl Act for CopyFromLocal {
 
     async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
         if self.sources.iter().any(|source| source == "-") {
-            return self.from_standard_input(shell).await;
+            return self.take_standard_input(shell).await;
         }
         let mut sources = Vec::new();
         for source in &self.sources {
@@ -122,7 +122,7 @@ impl Act for CopyFromLocal {
 }
 
 impl CopyFromLocal {
-    async fn from_standard_input(&self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
+    async fn take_standard_input(&self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
         if self.sources.len() > 1 {
             let error = Error::new(ErrorKind::Invalid, "standard input is one file");
             return Err(error.advise("give `-` alone").into());
@@ -209,6 +209,5 @@ mod tests {
         let mut slash = new.into_os_string();
         slash.push("/");
         assert_eq!(local_directory(&slash.into(), 1).unwrap_err().kind(), ErrorKind::NotDirectory);
-
     }
 }

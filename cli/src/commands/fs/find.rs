@@ -20,8 +20,10 @@ use crate::exit::Exit;
 
 /// Find paths for which every given test holds
 #[derive(Args, Debug)]
-#[command(after_help = "N is a number for exactly so much, +N for more, -N for less. Tests may be written with one dash, \
-                        as in find(1).")]
+#[command(
+    after_help = "N is a number for exactly so much, +N for more, -N for less. Tests may be written with one dash, \
+                        as in find(1)."
+)]
 pub(crate) struct Find {
     /// Where to look
     #[arg(value_name = "PATH", required = true, value_parser = path())]
@@ -136,7 +138,9 @@ impl Bound {
 
     /// Units as everywhere, and the `c` of find(1) for bytes.
     fn size(text: &str) -> Result<Self, Error> {
-        Self::parse(text, |digits| digits.strip_suffix('c').unwrap_or(digits).parse::<ByteSize>().ok().map(|size| size.0))
+        Self::parse(text, |digits| {
+            digits.strip_suffix('c').unwrap_or(digits).parse::<ByteSize>().ok().map(|size| size.0)
+        })
     }
 
     fn holds(self, value: u64) -> bool {

@@ -56,7 +56,8 @@ impl Ln {
         match shell.fs.status(path).await {
             Ok(status) if status.kind.is_directory() => {
                 let name = self.target.as_bytes().rsplit(|b| *b == b'/').find(|part| !part.is_empty());
-                let name = name.ok_or_else(|| Error::new(ErrorKind::Invalid, "the target has no name to give the link"))?;
+                let name =
+                    name.ok_or_else(|| Error::new(ErrorKind::Invalid, "the target has no name to give the link"))?;
                 Ok(path.join(&Name::new(name)?))
             }
             _ => Ok(path.clone()),

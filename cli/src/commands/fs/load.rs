@@ -117,7 +117,9 @@ fn sentence(progress: &LoadProgress, took: Duration) -> String {
     match progress.failures.len() {
         0 if moved == 0 && progress.bytes_cached > 0 => format!("loaded: {files}, {done}; all of it was cached before"),
         0 => format!("loaded: {files}, {done} in {took} ({}/s){before}", size(rate, true)),
-        failed => format!("loaded in part: {done} of {} in {files}, {failed} failures{before}", size(progress.bytes, true)),
+        failed => {
+            format!("loaded in part: {done} of {} in {files}, {failed} failures{before}", size(progress.bytes, true))
+        }
     }
 }
 

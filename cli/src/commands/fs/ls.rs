@@ -69,19 +69,21 @@ enum Field {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "camelCase")]
 enum Time {
-    CreatedTime,
-    LastAccessTime,
-    LastModifiedTime,
+    #[value(name = "createdTime")]
+    Created,
+    #[value(name = "lastAccessTime")]
+    Accessed,
+    #[value(name = "lastModifiedTime", alias = "lastModificationTime")]
+    Modified,
 }
 
 impl Time {
     fn of(self, status: &FileStatus) -> Timestamp {
         match self {
-            Time::CreatedTime => status.created,
-            Time::LastAccessTime => status.times.accessed,
-            Time::LastModifiedTime => status.times.modified,
+            Time::Created => status.created,
+            Time::Accessed => status.times.accessed,
+            Time::Modified => status.times.modified,
         }
     }
 }
@@ -170,7 +172,7 @@ mod tests {
     #[test]
     fn the_time_shown_is_the_one_asked_for() {
         let status = entry("/a", 1, 9).status;
-        assert_eq!(Time::LastModifiedTime.of(&status), Timestamp(9));
-        assert_eq!(Time::CreatedTime.of(&status), Timestamp(0));
+        assert_eq!(Time::Modified.of(&status), Timestamp(9));
+        assert_eq!(Time::Created.of(&status), Timestamp(0));
     }
 }

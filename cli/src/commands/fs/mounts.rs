@@ -171,7 +171,9 @@ mod tests {
         let under = format!("{:<30}", "/under");
         assert_eq!(
             line(&mount),
-            format!("{under} on /data                (capacity=1.00GB, used=1.00MB, not read-only, properties={{a=1}})")
+            format!(
+                "{under} on /data                (capacity=1.00GB, used=1.00MB, not read-only, properties={{a=1}})"
+            )
         );
         mount.trouble = Some("it is gone".into());
         assert!(line(&mount).ends_with("; does not work now: it is gone"));

@@ -33,10 +33,13 @@ impl Authority {
         if text.is_empty() {
             return Ok(None);
         }
-        let wrong = || Error::new(ErrorKind::Invalid, "this is not a master").at(text).advise("write larder://host:port/path");
+        let wrong =
+            || Error::new(ErrorKind::Invalid, "this is not a master").at(text).advise("write larder://host:port/path");
         let text = std::str::from_utf8(text).map_err(|_| wrong())?;
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => (host, Some(port)),
+            Some((host, port)) if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => {
+                (host, Some(port))
+            }
             _ => (text, None),
         };
         let port = port.map(|port| port.parse::<u16>().map_err(|_| wrong())).transpose()?;
@@ -119,10 +122,14 @@ pub(crate) fn place(text: &OsStr) -> Result<Place> {
             b"file" if authority.is_empty() || authority == b"localhost" => {
                 Ok(Place::Local(OsStr::from_bytes(if path.is_empty() { b"/" } else { path }).into()))
             }
-            b"file" => Err(Error::new(ErrorKind::Invalid, "a file of another host").at(bytes).advise("write file:///path")),
+            b"file" => {
+                Err(Error::new(ErrorKind::Invalid, "a file of another host").at(bytes).advise("write file:///path"))
+            }
             other => {
                 let message = format!("{}:// is no place for a path of the cluster", other.escape_ascii());
-                Err(Error::new(ErrorKind::Invalid, message).at(bytes).advise("mount it first: larder fs mount PATH URI"))
+                Err(Error::new(ErrorKind::Invalid, message)
+                    .at(bytes)
+                    .advise("mount it first: larder fs mount PATH URI"))
             }
         };
     }
@@ -155,9 +162,11 @@ pub(crate) fn local(text: OsString) -> Result<PathBuf> {
             Place::Local(path) => Ok(path),
             Place::Cluster(_) => Ok(text.into()),
         },
-        Some(b"larder" | b"alluxio") => Err(Error::new(ErrorKind::Invalid, "this is a path of the cluster, not of this machine")
-            .at(text.as_bytes())
-            .advise("use `larder fs cp`")),
+        Some(b"larder" | b"alluxio") => {
+            Err(Error::new(ErrorKind::Invalid, "this is a path of the cluster, not of this machine")
+                .at(text.as_bytes())
+                .advise("use `larder fs cp`"))
+        }
         _ => Ok(text.into()),
     }
 }

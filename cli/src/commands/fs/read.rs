@@ -101,7 +101,10 @@ pub(crate) fn steps(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 ///
 /// # Errors
 /// Those of reading, and those of `take`.
-pub(crate) async fn all(file: &File, mut take: impl AsyncFnMut(bytes::Bytes) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) async fn all(
+    file: &File,
+    mut take: impl AsyncFnMut(bytes::Bytes) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     for step in steps(0..file.length()) {
         take(file.read_range(step).await?).await?;
     }

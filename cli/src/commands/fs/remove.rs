@@ -73,7 +73,9 @@ impl Rm {
         let status = shell.status_of_name(path).await?;
         let is_directory = status.kind.is_directory();
         if is_directory && !self.recursive {
-            return Err(Error::new(ErrorKind::IsDirectory, "is a directory").advise("say -R to remove it with all below").into());
+            return Err(Error::new(ErrorKind::IsDirectory, "is a directory")
+                .advise("say -R to remove it with all below")
+                .into());
         }
         if self.cache_only {
             let options = FreeOptions { recursive: self.recursive, forced: self.force };
@@ -81,7 +83,8 @@ impl Rm {
             return said(shell, "free", path, freed, "freed from the cache; files and under store stay");
         }
         refuse_mounts(path, &status, mounts)?;
-        let below = mounts.iter().filter(|mount| mount.path.contains(path)).max_by_key(|mount| mount.path.as_bytes().len());
+        let below =
+            mounts.iter().filter(|mount| mount.path.contains(path)).max_by_key(|mount| mount.path.as_bytes().len());
         if is_directory && !self.force && shell.context.is_interactive() {
             self.ask(shell, path, below).await?;
         }
@@ -94,7 +97,13 @@ impl Rm {
         let removed = shell.fs.remove(path, options).await?;
         let is_below = is_directory || status.persistence != Persistence::NotPersisted;
         match below.filter(|_| is_below) {
-            Some(mount) => said(shell, "rm", path, removed, &format!("removed, in the under store too ({})", below_uri(mount, path))),
+            Some(mount) => said(
+                shell,
+                "rm",
+                path,
+                removed,
+                &format!("removed, in the under store too ({})", below_uri(mount, path)),
+            ),
             None => said(shell, "rm", path, removed, "removed; it was only in the cache"),
         }
     }
@@ -113,7 +122,9 @@ impl Rm {
         let question = format!("Remove {path} with {files} files ({}){also}? [y/N] ", size(bytes, true));
         match confirmed(&question).await? {
             true => Ok(()),
-            false => Err(Error::new(ErrorKind::Invalid, "not removed").advise("say -f to remove it without being asked").into()),
+            false => Err(Error::new(ErrorKind::Invalid, "not removed")
+                .advise("say -f to remove it without being asked")
+                .into()),
         }
     }
 }

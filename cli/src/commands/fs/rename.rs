@@ -61,9 +61,9 @@ pub(crate) async fn directory(shell: &Shell<'_>, target: &Typed, sources: usize)
         Err(error) => return Err(error),
     };
     match is_directory {
-        false if sources > 1 || target.wants_directory() => {
-            Err(Error::new(ErrorKind::NotDirectory, "not a directory").at(&path).advise("make it first: larder fs mkdir"))
-        }
+        false if sources > 1 || target.wants_directory() => Err(Error::new(ErrorKind::NotDirectory, "not a directory")
+            .at(&path)
+            .advise("make it first: larder fs mkdir")),
         is_directory => Ok(is_directory),
     }
 }

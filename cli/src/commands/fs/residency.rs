@@ -87,7 +87,10 @@ async fn waited(shell: &Shell<'_>, path: &FsPath) -> anyhow::Result<()> {
         if missing < least {
             (least, since, pause) = (missing, tokio::time::Instant::now(), LOOK);
         } else if since.elapsed() > STALL {
-            let error = Error::new(ErrorKind::Deadline, format!("{missing} files are not persisted, and none was for {STALL:?}"));
+            let error = Error::new(
+                ErrorKind::Deadline,
+                format!("{missing} files are not persisted, and none was for {STALL:?}"),
+            );
             return Err(error.advise("see `larder fsadmin report` for the state of the under store").into());
         }
         tokio::time::sleep(pause).await;

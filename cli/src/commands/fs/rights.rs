@@ -69,7 +69,8 @@ impl Act for Chmod {
 impl Chmod {
     async fn one(&self, shell: &Shell<'_>, path: &FsPath) -> anyhow::Result<()> {
         if let Some(mode) = self.mode.exactly() {
-            let changes = AttributeChanges { recursive: self.recursive, mode: Some(mode), ..AttributeChanges::default() };
+            let changes =
+                AttributeChanges { recursive: self.recursive, mode: Some(mode), ..AttributeChanges::default() };
             shell.fs.set_attributes(path, changes).await?;
             return shell.done("chmod", "Changed permission of ", path, &format!(" to {mode:o}"));
         }
@@ -105,7 +106,9 @@ impl Act for Chown {
     async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
         let Ownership { uid, gid } = self.owner;
         let (what, names) = match (uid, gid) {
-            (Some(uid), Some(gid)) => ("owner:group", format!("{}:{}", shell.owners.user(uid), shell.owners.group(gid))),
+            (Some(uid), Some(gid)) => {
+                ("owner:group", format!("{}:{}", shell.owners.user(uid), shell.owners.group(gid)))
+            }
             (Some(uid), None) => ("owner", shell.owners.user(uid)),
             (None, gid) => ("group", gid.map(|gid| shell.owners.group(gid)).unwrap_or_default()),
         };

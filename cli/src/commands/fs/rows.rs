@@ -209,11 +209,8 @@ pub(crate) mod tests {
 
     #[test]
     fn programs_get_stable_names() {
-        let row = serde_json::to_value(Row::new(
-            &FsPath::parse(b"/a\xff").unwrap(),
-            &status("x", 10),
-            &Owners::default(),
-        ));
+        let row =
+            serde_json::to_value(Row::new(&FsPath::parse(b"/a\xff").unwrap(), &status("x", 10), &Owners::default()));
         let row = row.unwrap();
         assert_eq!(row["path"], "/a\\xff");
         assert_eq!(row["length"], 10);

@@ -19,9 +19,11 @@ use crate::exit::Exit;
 
 /// Show all that is known of paths
 #[derive(Args, Debug)]
-#[command(after_help = "FORMAT: %N name, %p path, %z size in bytes, %b number of blocks, %u owner, %g group, %a octal \
+#[command(
+    after_help = "FORMAT: %N name, %p path, %z size in bytes, %b number of blocks, %u owner, %g group, %a octal \
                         mode, %A mode as in ls, %i file id, %y time of the last change in UTC, %Y the same in \
-                        milliseconds since 1970, %% a percent sign; \\n and \\t")]
+                        milliseconds since 1970, %% a percent sign; \\n and \\t"
+)]
 pub(crate) struct Stat {
     /// The paths
     #[arg(value_name = "PATH", required = true, value_parser = path())]
@@ -134,10 +136,13 @@ fn lines(status: &FileStatus, owners: &Owners) -> String {
     line("changed", rfc3339(status.times.changed));
     line("created", rfc3339(status.created));
     line("pinned", if status.pinned { "yes" } else { "no" }.into());
-    line("replication", match status.replication_min {
-        0 => "as it comes".into(),
-        min => format!("at least {min}"),
-    });
+    line(
+        "replication",
+        match status.replication_min {
+            0 => "as it comes".into(),
+            min => format!("at least {min}"),
+        },
+    );
     if let Some(ttl) = status.ttl {
         line("time to live", format!("{}, then {}", span(ttl.after), ttl.action.as_str().to_ascii_lowercase()));
     }

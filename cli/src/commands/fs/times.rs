@@ -167,7 +167,9 @@ mod tests {
 
     #[test]
     fn spans_have_two_units_at_most() {
-        for (seconds, text) in [(0, "0s"), (45, "45s"), (725, "12m 5s"), (3600, "1h"), (12_000, "3h 20m"), (187_200, "2d 4h")] {
+        for (seconds, text) in
+            [(0, "0s"), (45, "45s"), (725, "12m 5s"), (3600, "1h"), (12_000, "3h 20m"), (187_200, "2d 4h")]
+        {
             assert_eq!(span(Duration::from_secs(seconds)), text);
         }
         assert_eq!(span(Duration::from_micros(20)), "1ms");

@@ -179,7 +179,11 @@ pub(crate) async fn download(fs: &FileSystem, from: &FsPath, to: &Path, how: How
 ///
 /// # Errors
 /// As [`download`].
-pub(crate) async fn download_stream(fs: &FileSystem, from: &FsPath, to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
+pub(crate) async fn download_stream(
+    fs: &FileSystem,
+    from: &FsPath,
+    to: &mut (impl AsyncWrite + Unpin),
+) -> anyhow::Result<()> {
     let file = fs.open(from).await?;
     for step in steps(0..file.length()) {
         let bytes = file.read_range(step).await.map_err(|error| error.at(from))?;
@@ -221,7 +225,8 @@ impl Target {
                 return Ok(Self { file, temporary: None });
             }
             Ok(_) if !overwrite => {
-                let error = Error::new(ErrorKind::AlreadyExists, "it exists on this machine").at(to.as_os_str().as_bytes());
+                let error =
+                    Error::new(ErrorKind::AlreadyExists, "it exists on this machine").at(to.as_os_str().as_bytes());
                 return Err(error.advise("say -f to replace it"));
             }
             _ => {}

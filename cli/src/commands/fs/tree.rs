@@ -12,9 +12,7 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
-use larder_client::{
-    Error, ErrorKind, FileKind, FileStatus, FsPath, ListOptions, MkdirOptions, Name, Result,
-};
+use larder_client::{Error, ErrorKind, FileKind, FileStatus, FsPath, ListOptions, MkdirOptions, Name, Result};
 use tokio::task::JoinSet;
 
 use super::{
@@ -142,9 +140,9 @@ impl Tree<'_> {
         let before = self.shell.failed();
         let mut running = Running { tasks: JoinSet::new(), bar: Bar::new(self.shell), sum: Sum::default() };
         let top = match self.look(&from).await {
-            Ok(Found::Directory { .. }) if !self.recursive => {
-                Err(Error::new(ErrorKind::IsDirectory, "is a directory").at(from.bytes()).advise("say -R to copy it with all below"))
-            }
+            Ok(Found::Directory { .. }) if !self.recursive => Err(Error::new(ErrorKind::IsDirectory, "is a directory")
+                .at(from.bytes())
+                .advise("say -R to copy it with all below")),
             Ok(Found::Directory { .. }) if inside(&from, &to) => {
                 Err(Error::new(ErrorKind::Invalid, "a directory cannot be copied into itself").at(from.bytes()))
             }
@@ -178,7 +176,9 @@ impl Tree<'_> {
                     Err(error) => Err(error),
                 },
                 Found::Link(target) => self.link(&target, &to).await,
-                Found::Other => Err(Error::new(ErrorKind::Unsupported, "neither file, directory nor link").at(from.bytes())),
+                Found::Other => {
+                    Err(Error::new(ErrorKind::Unsupported, "neither file, directory nor link").at(from.bytes()))
+                }
             };
             running.bar.suspend(|| self.shell.ok(result));
         }
@@ -201,7 +201,8 @@ impl Tree<'_> {
         match end {
             End::Cluster(path) => Ok(Found::of_status(&self.shell.fs.status(path).await?)),
             End::Local(path) => {
-                let found = fs::metadata(path).and_then(|metadata| Found::of_metadata(&metadata, || fs::read_link(path)));
+                let found =
+                    fs::metadata(path).and_then(|metadata| Found::of_metadata(&metadata, || fs::read_link(path)));
                 found.map_err(|e| local_error(e, path))
             }
         }
@@ -243,7 +244,8 @@ impl Tree<'_> {
                 for entry in fs::read_dir(path).map_err(|e| local_error(e, path))? {
                     let entry = entry.map_err(|e| local_error(e, path))?;
                     let own = entry.path();
-                    let found = entry.metadata().and_then(|metadata| Found::of_metadata(&metadata, || fs::read_link(&own)));
+                    let found =
+                        entry.metadata().and_then(|metadata| Found::of_metadata(&metadata, || fs::read_link(&own)));
                     let found = found.map_err(|e| local_error(e, &own));
                     let to = to.join(entry.file_name().as_bytes());
                     if let (Some(found), Some(to)) = (self.shell.ok(found), self.shell.ok(to)) {
