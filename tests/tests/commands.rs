@@ -57,7 +57,10 @@ fn listing_and_looking() -> Result<()> {
     assert_eq!(paths(&by_size), ["/a.txt", "/d/one"], "each path is listed by itself");
     assert!(by_size.contains(" 3.00MB "), "{by_size}");
     let rows = objects(&cluster.ok(&["fs", "ls", "--json", "/"])?)?;
-    assert_eq!((&rows[0]["path"], &rows[0]["length"], &rows[2]["kind"]), (&"/a.txt".into(), &6.into(), &"directory".into()));
+    assert_eq!(
+        (&rows[0]["path"], &rows[0]["length"], &rows[2]["kind"]),
+        (&"/a.txt".into(), &6.into(), &"directory".into())
+    );
     let port = cluster.port();
     assert_eq!(paths(&cluster.ok(&["fs", "ls", &format!("alluxio://127.0.0.1:{port}/d/e")])?), ["/d/e/two"]);
     assert_eq!(paths(&cluster.ok(&["fs", "ls", "-d", "/d"])?), ["/d"]);
@@ -72,9 +75,14 @@ fn listing_and_looking() -> Result<()> {
     assert_eq!(counted, ["4", "3", "3145738", "/"]);
     assert_eq!(cluster.ok(&["fs", "find", "/", "-name", "*.{txt,md}", "-size", "-5"])?, "/b.md\n");
     assert_eq!(cluster.ok(&["fs", "find", "/d", "--type", "f", "--empty"])?, "/d/e/two\n");
-    for (letter, path, code) in
-        [("-d", "/d", 0), ("-d", "/a.txt", 1), ("-e", "/nope", 1), ("-f", "/a.txt", 0), ("-s", "/d/e/two", 1), ("-z", "/d/e/two", 0)]
-    {
+    for (letter, path, code) in [
+        ("-d", "/d", 0),
+        ("-d", "/a.txt", 1),
+        ("-e", "/nope", 1),
+        ("-f", "/a.txt", 0),
+        ("-s", "/d/e/two", 1),
+        ("-z", "/d/e/two", 0),
+    ] {
         ends(&cluster, code, &["fs", "test", letter, path])?;
     }
     Ok(())
@@ -127,7 +135,11 @@ fn names_of_any_bytes() -> Result<()> {
         command.env_clear().envs(cluster.settings()).arg("fs").args(arguments).stdin(Stdio::null()).output()
     };
     assert_eq!(run(&[OsStr::new("cat"), &path])?.stdout, b"strange");
-    assert_eq!(run(&[OsStr::new("find"), OsStr::new("/"), OsStr::new("-print0"), OsStr::new("-size"), OsStr::new("7")])?.stdout, b"/\xff\n\0");
+    assert_eq!(
+        run(&[OsStr::new("find"), OsStr::new("/"), OsStr::new("-print0"), OsStr::new("-size"), OsStr::new("7")])?
+            .stdout,
+        b"/\xff\n\0"
+    );
     let rows = objects(&cluster.ok(&["fs", "ls", "--json", "/?\n"])?)?;
     assert_eq!(rows[0]["path"], "/\\xff\\n");
     Ok(())
@@ -199,9 +211,28 @@ fn copying() -> Result<()> {
     ends(&cluster, 1, &["fs", "copyToLocal", "/a.txt", &here("large")])?;
 
     let mut child = Command::new(larder());
-    child.env_clear().envs(cluster.settings()).args(["fs", "copyFromLocal", "-", "/piped"]).stdin(fs::File::open(here("large"))?);
+    child
+        .env_clear()
+        .envs(cluster.settings())
+        .args(["fs", "copyFromLocal", "-", "/piped"])
+        .stdin(fs::File::open(here("large"))?);
     ensure!(child.output()?.status.success(), "standard input was not taken");
     assert!(cluster.run(&["fs", "copyToLocal", "/piped", "-"])?.stdout == trees::bytes(99, 5 * MIB));
+    Ok(())
+}
+
+#[test]
+fn a_deadline_after_the_cluster_was_reached_is_124() -> Result<()> {
+    let cluster = cluster()?;
+    let mut command = Command::new(larder());
+    command.env_clear().envs(cluster.settings()).args(["--timeout", "1s", "fs", "copyFromLocal", "-", "/never"]);
+    let started = std::time::Instant::now();
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // Held open, so that the end of standard input never comes.
+    let _open = child.stdin.take();
+    assert_eq!(child.wait()?.code(), Some(124));
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "it took {:?}", started.elapsed());
+    ends(&cluster, 1, &["fs", "test", "-e", "/never"])?;
     Ok(())
 }
 
@@ -211,7 +242,10 @@ fn caching() -> Result<()> {
     let blocks = |path: &str| objects(&cluster.ok(&["fs", "location", "--json", path])?);
     assert_eq!(blocks("/d/one")?[0]["worker"], Value::Null);
     let loaded = objects(&cluster.ok(&["fs", "load", "--wait", "--json", "/"])?)?;
-    assert_eq!((&loaded[0]["files"], &loaded[0]["bytes_done"], &loaded[0]["failures"]), (&4.into(), &3_145_738.into(), &0.into()));
+    assert_eq!(
+        (&loaded[0]["files"], &loaded[0]["bytes_done"], &loaded[0]["failures"]),
+        (&4.into(), &3_145_738.into(), &0.into())
+    );
     let block = &blocks("/d/one")?[0];
     assert_eq!((&block["tier"], &block["short_circuit"]), (&"MEM".into(), &true.into()), "{block}");
     let said = cluster.ok(&["fs", "location", "/d/one"])?;
