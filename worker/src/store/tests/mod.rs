@@ -71,7 +71,9 @@ fn open_with(config: &StoreConfig) -> (BlockStore, OpenReport) {
 }
 
 fn open(tiers: Vec<TierSpec>) -> (BlockStore, OpenReport) {
-    open_with(&StoreConfig::new(cluster(), tiers))
+    // A busy machine must not turn "room" into "no room".
+    let inline_eviction = std::time::Duration::from_secs(5);
+    open_with(&StoreConfig { inline_eviction, ..StoreConfig::new(cluster(), tiers) })
 }
 
 fn key(file: u64) -> FileKey {
