@@ -3,7 +3,7 @@
 //! They need the binary, which is built when the whole workspace is tested; where it is missing the tests say that they
 //! are skipped.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where its surroundings fail")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test ends where its surroundings fail, and says so")]
 
 use std::{
     fs,
