@@ -137,12 +137,19 @@ pub(crate) struct Ticket {
     sealed: bool,
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.sealed {
+impl Ticket {
+    /// Tells the worker that nothing comes of it, unless it has been sealed or given up already.
+    pub(crate) fn give_up(&mut self) {
+        if !std::mem::replace(&mut self.sealed, true) {
             let drop = What::Drop(v1::ShortDrop { ticket: self.number });
             let _ = self.shared.out.send(Out::Other(v1::ShortRequest { tag: 0, what: Some(drop) }));
         }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 

@@ -2,13 +2,20 @@
 //!
 //! Locally the client writes in place, within what the worker has reserved; each 8 MiB it says how far it is, so that the
 //! worker can put that into the under store meanwhile. A sink that is dropped before [`Sink::finish`] leaves nothing.
+//!
+//! A file that goes to the under store need not fit into the cache: where the worker's tier has no room (for more), the
+//! bytes go on as a stream, from the first one, and the worker puts them straight into the under store. What was written
+//! in place until then is read back from the descriptor, which keeps it alive although the worker has given it up.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use larder_common::{Error, ErrorKind, Result, checksum::Crc32c};
-use larder_proto::{convert::WorkerAddress, from_status, v1};
-use nix::{errno::Errno, sys::uio::pwrite};
+use bytes::{Buf, Bytes};
+use larder_common::{Error, ErrorKind, Result, WriteType, checksum::Crc32c};
+use larder_proto::{Channel, Grant, convert::WorkerAddress, from_status, v1, v1::blocks_client::BlocksClient};
+use nix::{
+    errno::Errno,
+    sys::uio::{pread, pwrite},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,9 +35,14 @@ const FRAMES: usize = 8;
 
 #[derive(Debug)]
 pub(crate) enum Sink {
-    Local(LocalSink),
+    Local(Box<LocalSink>),
     Remote(Box<RemoteSink>),
 }
+
+/// A stream under the grant of a descriptor that the worker has just been told to drop is refused until it has.
+const TAKE_BACK: Duration = Duration::from_secs(2);
+/// Between two tries.
+const TAKE_BACK_PAUSE: Duration = Duration::from_millis(20);
 
 impl Sink {
     /// The first worker gets the bytes, and passes copies on to the others. `expected` bytes will surely be written.
@@ -44,23 +56,40 @@ impl Sink {
         let none = || Error::new(ErrorKind::Unavailable, "the master named no worker to write to");
         let (first, copies) = addresses.split_first().ok_or_else(none)?;
         let worker = workers.get(first)?;
+        let stream = Stream {
+            client: worker.client(),
+            begin: v1::WriteBegin { grant: grant.clone(), copies: copies.iter().map(Into::into).collect() },
+        };
         if copies.is_empty()
             && let Ok(short) = workers.short(&worker).await
         {
-            let (ticket, file, reserved) = short.write(grant, expected.max(1), deadline).await?;
-            return Ok(Self::Local(LocalSink { short, ticket, file, reserved, written: 0, told: 0, telling: None }));
+            let through = goes_through(&grant);
+            match short.write(grant, expected.max(1), deadline).await {
+                Ok((ticket, file, reserved)) => {
+                    let stream = through.then_some(stream);
+                    let sink = LocalSink { short, ticket, file, reserved, written: 0, told: 0, telling: None, stream };
+                    return Ok(Self::Local(Box::new(sink)));
+                }
+                Err(error) if error.kind() == ErrorKind::NoSpace && through => {}
+                Err(error) => return Err(error),
+            }
         }
-        let begin = v1::WriteBegin { grant, copies: copies.iter().map(Into::into).collect() };
-        let (frames, outgoing) = mpsc::channel(FRAMES);
-        let mut client = worker.client();
-        let writing = tokio::spawn(async move { client.write(ReceiverStream::new(outgoing)).await });
-        let mut sink =
-            Box::new(RemoteSink { frames, writing: AbortOnDropHandle::new(writing), length: 0, crc: Crc32c::new() });
-        sink.send(v1::write_frame::What::Begin(begin), deadline).await?;
-        Ok(Self::Remote(sink))
+        Ok(Self::Remote(Box::new(stream.open(deadline).await?)))
     }
 
-    pub(crate) async fn write(&mut self, bytes: Bytes, deadline: Deadline) -> Result<()> {
+    pub(crate) async fn write(&mut self, mut bytes: Bytes, deadline: Deadline) -> Result<()> {
+        if let Sink::Local(sink) = self {
+            let before = sink.written;
+            match sink.write(&bytes, deadline).await {
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    let Some(stream) = sink.stream.take() else { return Err(error) };
+                    bytes.advance(usize::try_from(sink.written - before).unwrap_or(usize::MAX));
+                    let remote = sink.go_on(stream, deadline).await?;
+                    *self = Sink::Remote(Box::new(remote));
+                }
+                other => return other,
+            }
+        }
         match self {
             Sink::Local(sink) => sink.write(&bytes, deadline).await,
             Sink::Remote(sink) => sink.write(bytes, deadline).await,
@@ -97,6 +126,32 @@ pub(crate) struct LocalSink {
     told: u64,
     /// The worker is being told and asked for more; nobody waits for that while there is room.
     telling: Option<AbortOnDropHandle<Result<u64>>>,
+    /// How to go on when there is no more room, for a file that goes to the under store.
+    stream: Option<Stream>,
+}
+
+/// Whether what is written under a grant goes to the under store while it is written.
+fn goes_through(grant: &[u8]) -> bool {
+    let write_type = Grant::peek(grant).ok().and_then(|grant| grant.write).map(|right| right.write_type);
+    matches!(write_type, Some(WriteType::CacheThrough | WriteType::Through))
+}
+
+/// What a stream to a worker begins with.
+#[derive(Debug)]
+struct Stream {
+    client: BlocksClient<Channel>,
+    begin: v1::WriteBegin,
+}
+
+impl Stream {
+    async fn open(&self, deadline: Deadline) -> Result<RemoteSink> {
+        let (frames, outgoing) = mpsc::channel(FRAMES);
+        let mut client = self.client.clone();
+        let writing = tokio::spawn(async move { client.write(ReceiverStream::new(outgoing)).await });
+        let mut sink = RemoteSink { frames, writing: AbortOnDropHandle::new(writing), length: 0, crc: Crc32c::new() };
+        sink.send(v1::write_frame::What::Begin(self.begin.clone()), deadline).await?;
+        Ok(sink)
+    }
 }
 
 impl LocalSink {
@@ -182,6 +237,42 @@ impl LocalSink {
         }
         Err(Error::new(ErrorKind::NoSpace, "the worker's tier is full")
             .advise("free something, or give the worker more (worker.tiers)"))
+    }
+
+    /// Gives the room back and sends everything as a stream: what was written so far, and what comes.
+    async fn go_on(&mut self, stream: Stream, deadline: Deadline) -> Result<RemoteSink> {
+        self.telling = None;
+        self.ticket.give_up();
+        let until = tokio::time::Instant::now() + TAKE_BACK;
+        loop {
+            // The worker destroys what it began in the under store; a stream that comes first finds the name taken.
+            tokio::time::sleep(TAKE_BACK_PAUSE).await;
+            match self.again(&stream, deadline).await {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Busy)
+                        && tokio::time::Instant::now() < until => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn again(&self, stream: &Stream, deadline: Deadline) -> Result<RemoteSink> {
+        let mut sink = stream.open(deadline).await?;
+        let mut at = 0;
+        while at < self.written {
+            let mut frame = vec![0; usize::try_from(self.written - at).unwrap_or(FRAME).min(FRAME)];
+            let place =
+                i64::try_from(at).map_err(|_| Error::new(ErrorKind::Invalid, "a file of more than 2^63 bytes"))?;
+            let read =
+                pread(&self.file, &mut frame, place).map_err(|errno| Error::from(std::io::Error::from(errno)))?;
+            if read == 0 {
+                return Err(Error::new(ErrorKind::Lost, "what was written to the cache is gone"));
+            }
+            frame.truncate(read);
+            at += read as u64;
+            sink.write(frame.into(), deadline).await?;
+        }
+        Ok(sink)
     }
 
     async fn finish(self, deadline: Deadline) -> Result<Vec<v1::Receipt>> {

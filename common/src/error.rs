@@ -158,7 +158,8 @@ impl fmt::Display for Error {
     /// `PATH: message; advice`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = self.path() {
-            write!(f, "{}: ", path.escape_ascii().to_string().replace("\\'", "'").replace("\\\"", "\""))?;
+            crate::path::write_lossless(path, f)?;
+            f.write_str(": ")?;
         }
         f.write_str(self.message())?;
         match self.advice() {
@@ -244,6 +245,7 @@ mod tests {
         assert_eq!(error.to_string(), "/a/b: the MEM tier is full; raise worker.tiers");
         let strange = Error::new(ErrorKind::NotFound, "no such file").at(b"/\xff");
         assert_eq!(strange.to_string(), "/\\xff: no such file");
+        assert_eq!(Error::new(ErrorKind::NotFound, "no such file").at("/é").to_string(), "/é: no such file");
     }
 
     #[test]

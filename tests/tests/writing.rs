@@ -100,7 +100,9 @@ async fn a_client_that_dies_gives_back_what_it_held() -> Result<()> {
     // Everything that the client had running is gone at once, and says nothing to anybody.
     dead.shutdown_background();
     let deadline = std::time::Instant::now() + Duration::from_secs(25);
-    while let Err(error) = client.write("/f", "mine", CreateOptions { overwrite: true, ..with(WriteType::CacheThrough) }).await {
+    while let Err(error) =
+        client.write("/f", "mine", CreateOptions { overwrite: true, ..with(WriteType::CacheThrough) }).await
+    {
         assert!(std::time::Instant::now() < deadline, "the lease is never given back: {error}");
         larder_tests::processes::pause();
     }

@@ -54,6 +54,8 @@ pub(crate) struct Uploading {
     task: Option<JoinHandle<Result<Box<dyn Upload>>>>,
     progress: Arc<Progress>,
     patience: Duration,
+    /// What ended it.
+    failed: Option<Error>,
 }
 
 /// What has been copied, and what waits; the waiting part is given back to the gauge on drop.
@@ -91,7 +93,7 @@ impl Uploading {
         let metrics = services.metrics.clone();
         let progress = Arc::new(Progress { done: AtomicU64::new(0), known: AtomicU64::new(0), metrics });
         let task = Some(tokio::spawn(follow(upload, source, goal.subscribe(), progress.clone())));
-        Self { goal, task, progress, patience: services.config.patience }
+        Self { goal, task, progress, patience: services.config.patience, failed: None }
     }
 
     /// Everything up to this byte is written.
@@ -115,7 +117,8 @@ impl Uploading {
     pub(crate) async fn copied_all(&mut self, length: u64) -> Result<Box<dyn Upload>> {
         self.progress.written(length);
         self.goal.send_replace(Goal { written: length, last: true });
-        let gone = || Error::new(ErrorKind::Unavailable, "the upload has ended");
+        let failed = self.failed.clone();
+        let gone = || failed.unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "the upload has ended"));
         let task = self.task.as_mut().ok_or_else(gone)?;
         let done = || self.progress.done.load(Ordering::Relaxed);
         let copied = patiently(self.patience, "an upload", done, async {
@@ -125,7 +128,10 @@ impl Uploading {
         if let Some(task) = self.task.take() {
             task.abort();
         }
-        copied.inspect_err(|_| self.progress.metrics.upload_failed.one())
+        copied.inspect_err(|error| {
+            self.progress.metrics.upload_failed.one();
+            self.failed = Some(error.clone());
+        })
     }
 }
 

@@ -216,6 +216,24 @@ pub fn open(master: &Master, greeting: &Greeting, near: Option<WorkerId>, file: 
     Ok(reply)
 }
 
+/// Takes an answer in as a sibling of another: its workers join the other's list, so that each is named once.
+pub fn adopt(reply: &mut v1::OpenReply, mut sibling: v1::OpenReply) {
+    let places: Vec<u32> = std::mem::take(&mut sibling.workers).into_iter().map(|worker| join(reply, worker)).collect();
+    let place = |worker: u32| places.get(worker as usize).copied().unwrap_or(0);
+    sibling.holders.iter_mut().for_each(|holder| holder.worker = place(holder.worker));
+    sibling.assignments.iter_mut().for_each(|assignment| assignment.worker = place(assignment.worker));
+    reply.siblings.push(sibling);
+}
+
+fn join(reply: &mut v1::OpenReply, worker: v1::WorkerAddress) -> u32 {
+    let known = reply.workers.iter().position(|other| other.id == worker.id);
+    let place = known.unwrap_or_else(|| {
+        reply.workers.push(worker);
+        reply.workers.len() - 1
+    });
+    u32::try_from(place).unwrap_or(0)
+}
+
 /// Fills in who holds what, each worker named once.
 struct Places<'a> {
     reply: &'a mut v1::OpenReply,
@@ -256,5 +274,25 @@ impl Places<'_> {
             self.reply.workers.len() - 1
         });
         u32::try_from(place).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(id: u8) -> v1::WorkerAddress {
+        v1::WorkerAddress { id: vec![id; 16].into(), ..Default::default() }
+    }
+
+    #[test]
+    fn siblings_name_their_workers_in_the_first_one_s_list() {
+        let mut reply = v1::OpenReply { workers: vec![worker(1)], ..Default::default() };
+        let holder = |worker| v1::Holder { worker, ..Default::default() };
+        let holders = vec![holder(0), holder(1)];
+        adopt(&mut reply, v1::OpenReply { workers: vec![worker(2), worker(1)], holders, ..Default::default() });
+        assert_eq!(reply.workers, [worker(1), worker(2)]);
+        assert_eq!(reply.siblings[0].holders.iter().map(|h| h.worker).collect::<Vec<_>>(), [1, 0]);
+        assert!(reply.siblings[0].workers.is_empty());
     }
 }

@@ -150,7 +150,34 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
     }
     reply.parent = found.parent.0;
     reply.validity = Some(found.validity);
+    if asked.siblings && found.validity.session {
+        siblings(master, greeting, near, found, &mut reply);
+    }
     Ok(reply)
+}
+
+/// So many further files of a directory that is being walked are answered with one of them.
+const SIBLINGS: usize = 64;
+
+/// Answers for the files after one in its directory too, as far as they are known. The session's interest in the directory
+/// has been recorded with the first, so they are as good as that for as long.
+fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found: Found, reply: &mut v1::OpenReply) {
+    let name = reply.status.as_ref().map(|status| status.name.clone()).unwrap_or_default();
+    let next: Vec<FileId> = {
+        let state = master.core.read();
+        let is_open = |id: &FileId| {
+            let file = state.status(*id).is_some_and(|status| status.kind.is_file() && status.complete && status.links == 1);
+            file && state.may(*id, &greeting.caller, 4).is_ok()
+        };
+        state.list(found.parent, Some(&name), SIBLINGS).into_iter().map(|entry| entry.id).filter(is_open).collect()
+    };
+    for file in next {
+        if let Ok(mut sibling) = answer::open(master, greeting, near, file) {
+            sibling.parent = found.parent.0;
+            sibling.validity = Some(found.validity);
+            answer::adopt(reply, sibling);
+        }
+    }
 }
 
 /// How a path is looked up.

@@ -1,5 +1,7 @@
 //! The report for `larder fsadmin report`: first what is not as fast or as safe as it could be, then the numbers.
 
+use std::{os::unix::fs::MetadataExt, path::Path};
+
 use larder_proto::{greeting, v1};
 
 use crate::{cluster::WorkerRecord, config::Authentication, journal::Health, master::Master};
@@ -14,13 +16,16 @@ pub fn report(master: &Master) -> v1::Report {
         pending_files += 1;
         pending_bytes += state.status(pending.file).map_or(0, |status| status.length);
     }
+    let directories = state.directories() as u64;
     let mut report = v1::Report {
         cluster: master.cluster.to_bytes().into(),
         version: greeting::VERSION.to_owned(),
         started: u64::try_from(master.started.0).unwrap_or(0),
         safe_mode: master.in_safe_mode(),
         safe_mode_reason: if master.in_safe_mode() { "waiting for workers to report".into() } else { String::new() },
-        files: state.inodes() as u64,
+        files: (state.inodes() as u64).saturating_sub(directories),
+        directories,
+        journal_bytes: bytes_in(&master.config.journal),
         namespace_bytes: state.bytes() as u64,
         position: journal.last().0,
         durable: journal.durable().borrow().0,
@@ -37,6 +42,12 @@ pub fn report(master: &Master) -> v1::Report {
     report.mounts = mounts(master);
     report.findings = findings(master, &report);
     report
+}
+
+/// What the files of a directory take on the disk.
+fn bytes_in(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
 fn trouble(health: &Health) -> String {

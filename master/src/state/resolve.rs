@@ -102,6 +102,12 @@ impl State {
         &self.mounts
     }
 
+    /// How many of the inodes are directories. Looks at all of them: some 10 ms for a million.
+    #[must_use]
+    pub fn directories(&self) -> usize {
+        self.tree.iter().filter(|inode| inode.is_directory()).count()
+    }
+
     /// How many inodes there are.
     #[must_use]
     pub fn inodes(&self) -> usize {
