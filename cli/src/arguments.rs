@@ -93,10 +93,8 @@ fn master(text: &str) -> Result<Master, String> {
 /// The whole command line, with commands in groups and the exit codes at the end of the help.
 pub(crate) fn command_line() -> clap::Command {
     let command = Arguments::command();
-    let template = format!(
-        "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{}Options:\n{{options}}{{after-help}}",
-        grouped(&command)
-    );
+    let template =
+        format!("{{about}}\n\n{{usage-heading}} {{usage}}\n\n{}Options:\n{{options}}{{after-help}}", grouped(&command));
     command.help_template(template).after_help(exit_codes())
 }
 

@@ -14,10 +14,7 @@ use larder_common::{FileId, MountId, Name, Result};
 
 use crate::{
     core::{Asker, Boxed, Core, Finished, Step, Under},
-    state::{
-        Command, IntentId, NeedsLoad, Relative, UnderAction, UnderResult,
-        mount_table::MountPoint,
-    },
+    state::{Command, IntentId, NeedsLoad, Relative, UnderAction, UnderResult, mount_table::MountPoint},
     under::{Known, Ledger, MountRow, Taken, UnderStores},
 };
 

@@ -59,8 +59,11 @@ fn crates_use_only_what_the_table_allows() {
 
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut directories: Vec<PathBuf> =
-        MAY_USE.iter().map(|(name, _)| root().join(name.trim_start_matches("larder-"))).filter(|d| d.exists()).collect();
+    let mut directories: Vec<PathBuf> = MAY_USE
+        .iter()
+        .map(|(name, _)| root().join(name.trim_start_matches("larder-")))
+        .filter(|d| d.exists())
+        .collect();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory).expect("a directory of the workspace") {
             let path = entry.expect("an entry").path();

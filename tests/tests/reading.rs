@@ -135,7 +135,8 @@ async fn names_of_any_bytes_are_read_and_listed() -> Result<()> {
     let client = cluster.connect().await?;
     let mut listed = list_all(&client, "/").await?;
     listed.retain(|entry| entry.status.name.is_some());
-    let names: Vec<Vec<u8>> = listed.iter().filter_map(|e| e.status.name.as_ref().map(|n| n.as_bytes().to_vec())).collect();
+    let names: Vec<Vec<u8>> =
+        listed.iter().filter_map(|e| e.status.name.as_ref().map(|n| n.as_bytes().to_vec())).collect();
     assert_eq!(names, [long.to_vec(), strange.to_vec()]);
     for name in [&long[..], &strange[..]] {
         let path = [b"/", name].concat();

@@ -25,7 +25,8 @@ impl Run for Format {
             return Ok(Exit::Done);
         }
         if !self.force && !confirmed(context, &journal)? {
-            let error = Error::new(ErrorKind::Invalid, "nothing was changed").at(journal.as_os_str().as_encoded_bytes());
+            let error =
+                Error::new(ErrorKind::Invalid, "nothing was changed").at(journal.as_os_str().as_encoded_bytes());
             return Err(error.advise("say --force to forget the namespace").into());
         }
         // Opening takes the lock: a running master keeps its journal.

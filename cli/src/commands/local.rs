@@ -77,9 +77,8 @@ fn root(ufs: &Path) -> Result<String, Error> {
     if text.contains("://") {
         return Ok(text.to_owned());
     }
-    let whole = fs::canonicalize(ufs).map_err(|e| {
-        Error::from(e).at(text).advise("--ufs names a directory that exists; larder never makes one")
-    })?;
+    let whole = fs::canonicalize(ufs)
+        .map_err(|e| Error::from(e).at(text).advise("--ufs names a directory that exists; larder never makes one"))?;
     if !whole.is_dir() {
         return Err(Error::new(ErrorKind::NotDirectory, "--ufs must be a directory").at(text));
     }
@@ -156,7 +155,8 @@ async fn run(context: &Context, settings: &Settings, place: &Place, keep: bool) 
     let server = Server::start(master_config(settings, place, &token)?).await?;
     let channel = Channel::here(server.routes());
     channel.greet(&Greeting { token: token.clone(), ..serving::greeting(settings) });
-    let (stop, worker_stop, master_stop) = (serving::stop_on_signals()?, CancellationToken::new(), CancellationToken::new());
+    let (stop, worker_stop, master_stop) =
+        (serving::stop_on_signals()?, CancellationToken::new(), CancellationToken::new());
     let mut master = tokio::spawn(server.serve(rpc, master_stop.clone()));
     let config = worker_config(settings, place, token)?;
     let start = Worker::start(config, Components::default(), data, channel, worker_stop.clone());

@@ -41,9 +41,14 @@ impl Run for Master {
 /// A master that believes everybody says so.
 pub(crate) fn warn_if_open(config: &MasterConfig) {
     if config.token.is_empty() {
-        tracing::warn!("no token is set: every caller is believed to be who it says it is; set security.token to close it");
+        tracing::warn!(
+            "no token is set: every caller is believed to be who it says it is; set security.token to close it"
+        );
     }
     if config.make_root {
-        tracing::warn!(root = config.root, "no under store is set (master.mount.root): a directory in the state is used");
+        tracing::warn!(
+            root = config.root,
+            "no under store is set (master.mount.root): a directory in the state is used"
+        );
     }
 }

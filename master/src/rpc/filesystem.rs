@@ -166,7 +166,8 @@ fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found:
     let next: Vec<FileId> = {
         let state = master.core.read();
         let is_open = |id: &FileId| {
-            let file = state.status(*id).is_some_and(|status| status.kind.is_file() && status.complete && status.links == 1);
+            let file =
+                state.status(*id).is_some_and(|status| status.kind.is_file() && status.complete && status.links == 1);
             file && state.may(*id, &greeting.caller, 4).is_ok()
         };
         state.list(found.parent, Some(&name), SIBLINGS).into_iter().map(|entry| entry.id).filter(is_open).collect()
