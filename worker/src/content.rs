@@ -95,7 +95,6 @@ impl Mapped {
         // that nobody has it mapped. Only root or this worker's own user could change the bytes by other means; the
         // checksums that travel along tell the reader.
         let map = unsafe { options.map(&std::os::fd::AsFd::as_fd(&reader)) }?;
-        let _ = map.advise(memmap2::Advice::Sequential);
         Ok(Arc::new(Self { map, _reader: reader }))
     }
 
