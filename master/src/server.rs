@@ -289,11 +289,3 @@ fn check_root(core: &Core, config: &MasterConfig) -> Result<()> {
     let state = core.read();
     state.mounts().get(MountId::ROOT).map_or(Ok(()), |root| roots::check_root(&root.uri, &config.root))
 }
-
-/// Writes a checkpoint of the state now; for an orderly stop and for tests.
-///
-/// # Errors
-/// Those of the journal's disk.
-pub fn checkpoint(core: &Core) -> Result<Position> {
-    tasks::checkpoints::write(core)
-}

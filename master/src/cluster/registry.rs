@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use larder_common::{Error, ErrorKind, Incarnation, Locality, MountId, Result, Timestamp, WorkerId};
+use larder_common::{Error, ErrorKind, Incarnation, MountId, Result, Timestamp, WorkerId};
 use larder_proto::{convert::WorkerAddress, v1};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -158,13 +158,12 @@ impl Registry {
         self.iter().filter(|(_, record)| record.live)
     }
 
-    /// The live workers that may fetch from and persist to a mount: all that were not refuted once somebody was proved,
-    /// since a proof takes a moment after registration; with `proven` only those that were proved.
+    /// The live workers that may fetch from a mount and persist to it: all that were not found to see another directory
+    /// there. One that has not been asked yet may, for a fetch compares the object's identity and finds out too.
     #[must_use]
-    pub fn candidates(&self, mount: MountId, proven: bool) -> Vec<Candidate> {
-        let fits = |r: &WorkerRecord| if proven { r.proven.contains(&mount) } else { !r.refuted.contains_key(&mount) };
+    pub fn candidates(&self, mount: MountId) -> Vec<Candidate> {
         self.live()
-            .filter(|(_, record)| fits(record))
+            .filter(|(_, record)| !record.refuted.contains_key(&mount))
             .map(|(slot, r)| Candidate { slot, id: r.address.id, locality: r.address.locality.clone() })
             .collect()
     }
@@ -174,16 +173,12 @@ impl Registry {
     pub fn is_current(&self, id: WorkerId, incarnation: Incarnation) -> bool {
         self.slot(id).and_then(|slot| self.get(slot)).is_some_and(|r| r.address.incarnation == incarnation)
     }
-
-    /// Where a worker runs.
-    #[must_use]
-    pub fn locality(&self, slot: WorkerSlot) -> Option<&Locality> {
-        self.get(slot).map(|record| &record.address.locality)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use larder_common::Locality;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -240,9 +235,8 @@ mod tests {
     fn a_worker_that_sees_another_directory_is_never_chosen() {
         let mut registry = Registry::default();
         let slot = registry.register(registration(1, 1), SECOND).unwrap();
-        assert_eq!(registry.candidates(MountId::ROOT, false).len(), 1);
-        assert_eq!(registry.candidates(MountId::ROOT, true).len(), 0);
+        assert_eq!(registry.candidates(MountId::ROOT).len(), 1);
         registry.get_mut(slot).unwrap().refuted.insert(MountId::ROOT, "another inode".into());
-        assert_eq!(registry.candidates(MountId::ROOT, false).len(), 0);
+        assert_eq!(registry.candidates(MountId::ROOT).len(), 0);
     }
 }

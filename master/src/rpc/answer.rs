@@ -160,7 +160,7 @@ fn created(master: &Master, greeting: &Greeting, prefer: Option<WorkerId>, writi
     let copies = usize::try_from(status.replication_min.max(1)).unwrap_or(1);
     let wanted = placement::Wanted { near: prefer, locality: &greeting.locality };
     let registry = master.registry.lock();
-    let workers = placement::to_write(writing.file, copies, &wanted, &registry.candidates(grant.mount, false));
+    let workers = placement::to_write(writing.file, copies, &wanted, &registry.candidates(grant.mount));
     if workers.is_empty() {
         return Err(no_worker());
     }
@@ -206,7 +206,7 @@ pub fn open(master: &Master, greeting: &Greeting, near: Option<WorkerId>, file: 
     };
     let wanted = placement::Wanted { near, locality: &greeting.locality };
     let registry = master.registry.lock();
-    let live = registry.candidates(grant.mount, false);
+    let live = registry.candidates(grant.mount);
     Places { reply: &mut reply, registry: &registry }.fill(
         &grant,
         &wanted,

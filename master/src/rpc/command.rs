@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use larder_common::{
-    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, LeaseId, Name, Result, SessionId, Timestamp, WorkerId,
+    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, LeaseId, Result, SessionId, Timestamp, WorkerId,
 };
 use larder_proto::{
     convert,
@@ -263,14 +263,6 @@ fn mount(m: v1::Mount) -> Result<Mount> {
 fn is_secret(option: &str) -> bool {
     let option = option.to_ascii_lowercase();
     ["secret", "password", "token", "accesskey", "access_key", "private_key"].iter().any(|part| option.contains(part))
-}
-
-/// A name from the wire.
-///
-/// # Errors
-/// As [`Name::new`]; an empty one is `None`.
-pub fn optional_name(bytes: &[u8]) -> Result<Option<Name>> {
-    if bytes.is_empty() { Ok(None) } else { Name::new(bytes).map(Some) }
 }
 
 #[cfg(test)]

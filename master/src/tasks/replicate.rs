@@ -36,7 +36,7 @@ fn missing_copy(master: &Master, file: FileId, copies: u32) -> Option<(WorkerSlo
     if blocks == 0 || whole.len() >= copies as usize || (whole.is_empty() && !content.persisted) {
         return None;
     }
-    let worker = next(file, copies as usize, &whole, &master.registry.lock().candidates(content.mount, false))?;
+    let worker = next(file, copies as usize, &whole, &master.registry.lock().candidates(content.mount))?;
     let grant = answer::read_grant(master, file).ok()?;
     let peers = answer::addresses(master, &whole);
     let runs = vec![v1::BlockRun { first: 0, count: blocks }];
