@@ -189,8 +189,10 @@ impl<'a> Home<'a> {
 impl Drop for Home<'_> {
     fn drop(&mut self) {
         if self.cluster.is_none() && !self.root.is_empty() {
-            let options = RemoveOptions { recursive: true, unchecked: true, ..RemoveOptions::default() };
-            self.lab.tidy(FORGET, self.fs.remove(self.root.clone(), options));
+            let options = RemoveOptions { recursive: true, ..RemoveOptions::default() };
+            if let Err(error) = self.lab.tidy(FORGET, self.fs.remove(self.root.clone(), options)) {
+                self.lab.note(&format!("{error}; remove it with larder fs rm -R {}", self.root));
+            }
         }
     }
 }

@@ -154,11 +154,15 @@ impl<'a> Lab<'a> {
         })
     }
 
-    /// Runs a future on this thread whether or not a signal has come: to tidy up. What it comes to is nobody's concern.
-    pub fn tidy<T>(&self, limit: Duration, future: impl Future<Output = T>) {
+    /// Runs a future on this thread whether or not a signal has come: to tidy up.
+    ///
+    /// # Errors
+    /// Its own, and `Deadline` after `limit`.
+    pub fn tidy<T>(&self, limit: Duration, future: impl Future<Output = Result<T>>) -> Result<T> {
         self.runtime.block_on(async {
-            let _ = tokio::time::timeout(limit, future).await;
-        });
+            let late = |_| Error::new(ErrorKind::Deadline, format!("no answer within {} s", limit.as_secs()));
+            tokio::time::timeout(limit, future).await.map_err(late)?
+        })
     }
 
     /// Does nothing for a while.

@@ -146,3 +146,77 @@ fn what_cannot_be_done_is_said_with_what_to_do() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(part), "{arguments:?}: {output:?}");
     }
 }
+
+/// A cluster that is not the bench's, over directories of the test.
+struct Existing {
+    server: Child,
+    master: String,
+    token: PathBuf,
+}
+
+impl Existing {
+    fn start(binary: &Path, place: &Path, memory: &Path) -> Self {
+        let (under, state) = (place.join("under"), place.join("state"));
+        fs::create_dir(&under).unwrap();
+        let tier = format!("worker.tiers=MEM:{}:512MB", memory.display());
+        let mut command = Command::new(binary);
+        command.args(["local", "--json", "--set", &tier, "--set", "worker.hugepages=never"]);
+        command.args(["--set", "master.rpc.port=0", "--set", "worker.rpc.port=0", "--ufs"]).arg(under);
+        command.arg("--state").arg(&state).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+        let mut server = command.spawn().unwrap();
+        let mut line = String::new();
+        let output = server.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self { server, master: ready["master"].as_str().unwrap().to_owned(), token: state.join("token") }
+    }
+
+    fn run(&self, binary: &Path, temporary: &Path, arguments: &[&str]) -> Child {
+        let mut command = Command::new(binary);
+        command.args(["--master", &self.master]).args(arguments).env("LARDER_SECURITY_TOKEN_FILE", &self.token);
+        command.env("TMPDIR", temporary).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.spawn().unwrap()
+    }
+
+    /// What is in its root.
+    fn names(&self, binary: &Path, temporary: &Path) -> String {
+        let output = end(self.run(binary, temporary, &["fs", "ls", "/"]));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Existing {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.server.id().try_into().unwrap());
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn an_existing_cluster_is_left_as_it_was_found() {
+    let Some(binary) = binary("bench on an existing cluster") else { return };
+    let (temporary, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+    let existing = Existing::start(&binary, temporary.path(), memory.path());
+    let disk = temporary.path().to_str().unwrap();
+    let bench = ["bench", "random-4k", "--quick", "--disk", disk, "--pairs"];
+    let names = || existing.names(&binary, temporary.path());
+    assert!(!names().contains("larder-bench"));
+
+    let output = end(existing.run(&binary, temporary.path(), &[&bench[..], &["1"]].concat()));
+    assert!(output.status.success(), "{output:?}");
+    assert!(!names().contains("larder-bench"), "after a whole run: {}", names());
+
+    let interrupted = existing.run(&binary, temporary.path(), &[&bench[..], &["1000"]].concat());
+    let begun = Instant::now();
+    while !names().contains("larder-bench") {
+        assert!(begun.elapsed() < LIMIT, "it never made its directory");
+    }
+    kill(Pid::from_raw(interrupted.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(end(interrupted).status.code(), Some(1));
+    assert!(!names().contains("larder-bench"), "after an interruption: {}", names());
+
+    let refused = end(existing.run(&binary, temporary.path(), &["bench", "write-through", "--quick"]));
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+}

@@ -109,7 +109,7 @@ fn measure(lab: &Lab<'_>, cluster: &Cluster, directory: PathBuf, inventory: Inve
     lab.progress("reading through Larder, cold");
     let cold = reader.client()?;
     passes::same_bytes(&cold, &plain_cold)?;
-    let (mut warm, mut plain, mut paths) = (Vec::new(), Vec::new(), Paths::default());
+    let (mut warm, mut plain, mut paths, mut why) = (Vec::new(), Vec::new(), Paths::default(), None);
     // The first pair does not count: what was small enough to be read ahead, leased or mapped settles in it.
     for pair in 0..=WARM {
         lab.progress(&format!("reading warm, {pair} of {WARM}"));
@@ -118,7 +118,7 @@ fn measure(lab: &Lab<'_>, cluster: &Cluster, directory: PathBuf, inventory: Inve
         if pair > 0 {
             warm.push(through.rate());
             plain.push(beside.rate());
-            paths = through.paths;
+            (paths, why) = (through.paths, through.why);
         }
     }
     lab.progress("comparing what was read with the files");
@@ -129,7 +129,7 @@ fn measure(lab: &Lab<'_>, cluster: &Cluster, directory: PathBuf, inventory: Inve
         page_cache_dropped: dropped,
         cold: Speed { larder: cold.rate(), plain: plain_cold.rate(), paths: cold.paths },
         warm: Speed { larder: median(&warm), plain: median(&plain), paths },
-        why_not_short: cold.why.filter(|_| paths.local < inventory.bytes.0),
+        why_not_short: why.filter(|_| paths.local < inventory.bytes.0),
         compared,
         directory,
         inventory,

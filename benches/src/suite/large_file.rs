@@ -42,8 +42,25 @@ impl<'a> LargeFile<'a> {
         let twin = home.memory().join("twin");
         write_file(lab, &twin, size.0, SEED)?;
         home.put(NAME, size.0, SEED)?;
-        let file = home.warm(NAME)?;
-        Ok(Self { file, twin, length: size.0, home })
+        let large = Self { file: home.warm(NAME)?, twin, length: size.0, home };
+        large.compare(lab)?;
+        Ok(large)
+    }
+
+    /// Holds that the client reads the bytes of the twin: a fast read of other bytes would be worth nothing.
+    fn compare(&self, lab: &Lab<'_>) -> Result<()> {
+        lab.progress("comparing the warm file with its twin");
+        let (twin, mut ours, mut theirs) = (open(&self.twin)?, touched(), touched());
+        for at in (0..self.length).step_by(PIECE) {
+            lab.check()?;
+            let read = lab.wait(self.file.read_at(at, &mut ours))?;
+            whole(read, PIECE)?;
+            twin.read_exact_at(&mut theirs, at)?;
+            if ours != theirs {
+                return Err(Error::new(ErrorKind::Corrupt, format!("other bytes than were written, from {at} on")));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn path(&self) -> String {

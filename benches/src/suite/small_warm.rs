@@ -35,6 +35,7 @@ fn run(lab: &Lab<'_>, bench: &Bench) -> Result<Vec<Outcome>> {
     let in_cluster = |name: &str| home.path(name);
     lab.progress("reading the small files into the cache");
     read_all(lab, home.fs(), &files.shuffled(in_cluster, 0))?;
+    compare(lab, &home, &files, &twins)?;
     let mut seed = 0;
     let mut measured = || {
         seed += 1;
@@ -56,6 +57,19 @@ fn put(lab: &Lab<'_>, home: &Home<'_>, files: &SmallFiles) -> Result<()> {
         Some(under) => files.write(lab, &under),
         None => files.names().iter().zip(0..).try_for_each(|(name, seed)| home.put(name, LENGTH, seed)),
     }
+}
+
+/// Holds that the client reads the bytes that were written, not only as many.
+fn compare(lab: &Lab<'_>, home: &Home<'_>, files: &SmallFiles, twins: &Path) -> Result<()> {
+    lab.progress("comparing the small files with their twins");
+    for name in files.names() {
+        let ours = lab.wait(home.fs().read(home.path(name)))?;
+        let twin = twins.join(name);
+        if ours != std::fs::read(&twin).map_err(|e| Error::from(e).at(bytes(&twin)))? {
+            return Err(Error::new(ErrorKind::Corrupt, "the client got other bytes than were written").at(name));
+        }
+    }
+    Ok(())
 }
 
 /// The paths of plain files below a directory, shuffled.
