@@ -37,6 +37,10 @@ use crate::state::{IntentId, NeedsLoad, Operation, Relative, UnderAction, UnderR
 pub const OUTSIDE_LINKS: &str = "links.outside";
 /// How often space is asked for and what nobody owns is swept.
 const UPKEEP: Duration = Duration::from_secs(60);
+/// A directory in which so many names were looked up singly is listed, for the others will be asked for too.
+const WALKED: u32 = 4;
+/// The most directories whose lookups are counted.
+const WALKED_MAX: usize = 10_000;
 /// The most links leaving a store that are remembered, for reports.
 const OUTSIDE_MAX: usize = 100;
 
@@ -69,6 +73,7 @@ pub(super) struct Shared {
     opener: Arc<dyn Opener>,
     watched: Mutex<BTreeMap<MountId, Arc<Watched>>>,
     outside: Mutex<BTreeMap<MountId, Vec<ObjectPath>>>,
+    walked: Mutex<BTreeMap<FileId, u32>>,
     stopped: AtomicBool,
     handed: mpsc::UnboundedSender<(IntentId, UnderAction)>,
 }
@@ -115,6 +120,17 @@ impl Shared {
         }
         // The receiver lives as long as the under stores; a master that stops finds the intent open at its next start.
         let _ = self.handed.send((intent, action));
+    }
+
+    /// Counts a name that is looked up singly; true once, when so many of a directory were that all are worth listing.
+    fn is_walked(&self, directory: FileId) -> bool {
+        let mut walked = self.walked.lock();
+        if walked.len() >= WALKED_MAX {
+            walked.clear();
+        }
+        let count = walked.entry(directory).or_default();
+        *count = count.saturating_add(1);
+        *count == WALKED
     }
 
     /// Looks at what a path names, in its directory.
@@ -218,6 +234,7 @@ impl UnderStores {
             opener,
             watched: Mutex::default(),
             outside: Mutex::default(),
+            walked: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared), handed: Arc::new(Mutex::new(Some(handed))) }
@@ -412,6 +429,14 @@ impl UnderStores {
         };
         let mount = self.shared.mounts.get(needs.mount)?;
         self.shared.watch(&mount, &naming::object(&needs.path)?).await;
+        if self.shared.is_walked(needs.directory) {
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move {
+                if let Err(error) = loader::scan(&shared, needs.directory, deadline).await {
+                    tracing::debug!(%error, "a directory that is walked could not be listed; its names are looked up singly");
+                }
+            });
+        }
         let spot = Spot { mount, directory: needs.directory, path: needs.path, name };
         match look::look(&self.shared, &spot, deadline).await? {
             Sight::Absent => Ok(vec![(spot.directory, spot.name)]),
