@@ -218,7 +218,7 @@ fn remove(m: v1::Remove) -> Result<Remove> {
         place: place(&m.path)?,
         recursive: m.recursive,
         kind,
-        cache_only: m.unchecked,
+        cache_only: false,
         expected: expected(m.expected),
         holders: Vec::new(),
     })
