@@ -4,6 +4,7 @@ use std::io::Write;
 
 /// Notes that a test was skipped and why: on standard error, and in the file that `LARDER_SKIPPED` names, from which
 /// `make test` prints its last lines.
+#[expect(clippy::print_stderr, reason = "the output of a test is for people")]
 pub fn skip(test: &str, reason: &str) {
     eprintln!("skipped: {test}: {reason}");
     let Some(path) = std::env::var_os("LARDER_SKIPPED") else { return };

@@ -41,14 +41,16 @@ async fn change(fs: FileSystem, directory: String, oracle: Oracle, until: Instan
             Ok(_) => note(&a, Known::There),
             Err(_) => continue,
         }
-        if number % 2 == 0 {
-            (note(&a, Known::Either), note(&b, Known::Either));
+        if number.is_multiple_of(2) {
+            note(&a, Known::Either);
+            note(&b, Known::Either);
             if fs.rename(&a, &b, RenameOptions::default()).await.is_ok() {
-                (note(&a, Known::Absent), note(&b, Known::There));
+                note(&a, Known::Absent);
+                note(&b, Known::There);
             }
         }
-        if number % 3 == 0 {
-            let target = if number % 2 == 0 { &b } else { &a };
+        if number.is_multiple_of(3) {
+            let target = if number.is_multiple_of(2) { &b } else { &a };
             note(target, Known::Either);
             if fs.remove(target, RemoveOptions::default()).await.is_ok() {
                 note(target, Known::Absent);
