@@ -29,7 +29,7 @@ fn binary(test: &str) -> Option<PathBuf> {
         return Some(binary);
     }
     eprintln!("skipped: {test}: {} is not built", binary.display());
-    if let Some(path) = std::env::var_os("LARDER_SKIPPED") {
+    if let Some(path) = std::env::var_os("SKIPPED_TESTS") {
         use std::io::Write;
         let file = fs::OpenOptions::new().append(true).create(true).open(path);
         writeln!(file.unwrap(), "{test}: the binary is not built").unwrap();

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-/// Notes that a test was skipped and why: on standard error, and in the file that `LARDER_SKIPPED` names, from which
+/// Notes that a test was skipped and why: on standard error, and in the file that `SKIPPED_TESTS` names, from which
 /// `make test` prints its last lines.
 #[expect(clippy::print_stderr, reason = "the output of a test is for people")]
 pub fn skip(test: &str, reason: &str) {
     eprintln!("skipped: {test}: {reason}");
-    let Some(path) = std::env::var_os("LARDER_SKIPPED") else { return };
+    let Some(path) = std::env::var_os("SKIPPED_TESTS") else { return };
     if let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(path) {
         // The line is for people; the test's own output has it too.
         let _ = writeln!(file, "{test}: {reason}");
