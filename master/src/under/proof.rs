@@ -92,8 +92,8 @@ impl Proof {
         }
     }
 
-    /// Takes what was planted away again. What is left by a master that dies goes with the next proof's clean-up of the
-    /// store, and proves nothing meanwhile, for its name is never asked for again.
+    /// Takes what was planted away again. What a master that dies in between leaves stays behind, and proves nothing: its
+    /// name is never asked for again.
     pub async fn clean(&self, deadline: Instant) {
         let What::Planted { name, .. } = &self.what else { return };
         let Ok(store) = self.mount.store() else { return };
