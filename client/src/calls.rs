@@ -6,7 +6,7 @@
 //! keeps slot and number until it is answered or the session is lost, also when nobody waits for it any more (so a
 //! dropped future cannot corrupt a slot). A write lease that arrives for somebody who is gone is given back.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use larder_common::{Error, ErrorKind, FileStatus, LeaseId, Position, Result};
 use larder_proto::v1::{self, command::What};
@@ -121,6 +121,9 @@ pub(crate) enum Outcome {
     Counted(v1::Counted),
 }
 
+/// How long a failed write waits for its lease to be given back.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
 /// The right to write, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct WriteLease {
@@ -132,6 +135,16 @@ impl WriteLease {
     /// It was completed: there is nothing to give back.
     pub(crate) fn used(mut self) {
         self.calls = None;
+    }
+
+    /// Gives it back and waits for that, so that who is told of a failure no longer sees the file that was begun.
+    pub(crate) async fn give_back(&mut self, deadline: Deadline) {
+        let Some(calls) = &self.calls else { return };
+        let abandon = What::AbandonFile(v1::AbandonFile { lease: self.id.0 });
+        let how = How { durable: false, repeatable: true };
+        if calls.call(abandon, how, deadline.within(GIVE_BACK)).await.is_ok() {
+            self.calls = None;
+        }
     }
 }
 

@@ -85,6 +85,9 @@ impl Writer {
     pub async fn write(&mut self, bytes: impl Into<Bytes>) -> Result<()> {
         let mut open = self.take().await?;
         let written = open.write(bytes.into()).await.map_err(|error| error.at(open.path.as_bytes()));
+        if written.is_err() {
+            open.give_up().await;
+        }
         self.0 = match &written {
             Ok(()) => State::Idle(open),
             Err(error) => State::Failed(error.clone()),
@@ -228,9 +231,22 @@ impl Open {
         }
     }
 
+    /// Nothing will come of it: the worker's file goes, then the lease.
+    async fn give_up(&mut self) {
+        self.sink = None;
+        let deadline = self.deadline();
+        self.target.lease.give_back(deadline).await;
+    }
+
     async fn commit(mut self) -> Result<FileStatus> {
         let at = |error: Error, path: &FsPath| error.at(path.as_bytes());
-        let receipts = self.deliver().await.map_err(|error| at(error, &self.path))?;
+        let receipts = match self.deliver().await {
+            Ok(receipts) => receipts,
+            Err(error) => {
+                self.give_up().await;
+                return Err(at(error, &self.path));
+            }
+        };
         let Self { core, path, options, target, length, .. } = self;
         let complete = v1::CompleteFile { lease: target.lease.id.0, length, receipts };
         let how = How { durable: !options.relaxed, repeatable: false };
