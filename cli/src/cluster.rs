@@ -119,19 +119,20 @@ fn late(timeout: Duration) -> Error {
 
 /// A cluster of `larder local` on this machine, as it describes itself.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-struct Local {
+pub(crate) struct Local {
     /// `HOST:PORT`.
-    master: String,
+    pub(crate) master: String,
     /// The file that holds its token.
-    token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// Its process.
-    pid: Option<i32>,
+    pub(crate) pid: Option<i32>,
     /// Its under store.
-    root: Option<String>,
+    pub(crate) root: Option<String>,
 }
 
 impl Local {
-    fn is_alive(&self) -> bool {
+    /// Whether its process is there still, or one that got its number.
+    pub(crate) fn is_alive(&self) -> bool {
         use nix::{errno::Errno, sys::signal, unistd::Pid};
         let asked = self.pid.map(|pid| signal::kill(Pid::from_raw(pid), None));
         // A process of somebody else cannot be signalled, but it is there.
@@ -199,7 +200,7 @@ fn chosen(running: &[Local]) -> Result<Option<&Local>> {
 }
 
 /// All descriptions in a directory, each cluster once; what cannot be read is passed over.
-fn described(folder: &Path) -> Vec<Local> {
+pub(crate) fn described(folder: &Path) -> Vec<Local> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<Local> = Vec::new();
     for entry in entries.flatten() {

@@ -35,6 +35,13 @@ pub(crate) const MEANINGS: &[(Exit, &str)] = &[
     (Exit::Deadline, "the deadline passed after the cluster was reached"),
 ];
 
+impl Exit {
+    /// What a process of ours ended with; `None` for a code that is none of these.
+    pub(crate) fn from_code(code: u8) -> Option<Exit> {
+        MEANINGS.iter().map(|(exit, _)| *exit).find(|exit| *exit as u8 == code)
+    }
+}
+
 impl From<ErrorKind> for Exit {
     fn from(kind: ErrorKind) -> Self {
         match kind {

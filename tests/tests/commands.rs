@@ -329,3 +329,41 @@ fn commands_do_not_wait_for_those_before_them() -> Result<()> {
     assert!(took < std::time::Duration::from_secs(9), "eight commands took {took:?}");
     Ok(())
 }
+
+#[test]
+fn a_local_cluster_in_the_background_is_started_shown_and_stopped() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let here = |name: &str| home.path().join(name).to_string_lossy().into_owned();
+    let (under, state) = (here("under"), here("state"));
+    fs::create_dir(&under)?;
+    fs::write(home.path().join("under/file"), "content")?;
+    let run = |arguments: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = Command::new(larder())
+            .args(arguments)
+            .env_clear()
+            .env("XDG_RUNTIME_DIR", home.path())
+            .env("LARDER_WORKER_TIERS", format!("MEM:{}:64MB", home.path().display()))
+            .output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    // Others may run on this machine at the same time, so the under store is always named.
+    let status = ["local", "--status", "--json", "--ufs", &under];
+    let stop = ["local", "--stop", "--ufs", &under];
+    assert_eq!(run(&status)?.0, Some(4), "nothing runs");
+    let start = ["local", "--ufs", &under, "--state", &state, "--background"];
+    let (code, said) = run(&start)?;
+    assert!(code == Some(0) && said.contains(&under) && said.contains("--stop"), "{code:?} {said}");
+    let (code, said) = run(&status)?;
+    assert_eq!(code, Some(0), "{said}");
+    let shown: Value = serde_json::from_str(&said)?;
+    let master = shown["master"].as_str().context("its address")?;
+    assert_eq!(run(&["fs", "--master", master, "cat", "/file"])?.1, "content");
+    let (code, said) = run(&start)?;
+    assert!(code != Some(0) && said.contains("before it was ready"), "its state is taken: {code:?} {said}");
+    let (code, said) = run(&stop)?;
+    assert!(code == Some(0) && said.contains("stopped"), "{code:?} {said}");
+    assert_eq!(run(&status)?.0, Some(4));
+    assert_eq!(run(&stop)?.0, Some(0), "nothing to stop is no failure");
+    Ok(())
+}

@@ -27,14 +27,14 @@ use larder_worker::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{command::Run, context::Context, exit::Exit, serving};
+use crate::{command::Run, commands::background, context::Context, exit::Exit, serving};
 
 /// Run master and worker in one process over a directory
 #[derive(Args, Debug)]
 pub(crate) struct Local {
     /// The directory, or the URI, whose files are served
-    #[arg(long, value_name = "DIR")]
-    ufs: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["status", "stop"])]
+    ufs: Option<PathBuf>,
     /// How much memory the cache may take, as 1GB or 50%
     #[arg(long, value_name = "SIZE")]
     mem: Option<String>,
@@ -47,11 +47,27 @@ pub(crate) struct Local {
     /// Leave the cache in memory when stopping
     #[arg(long)]
     keep_cache: bool,
+    /// Start it in the background and return when it is ready; it logs to `log` in its state directory
+    #[arg(long, conflicts_with_all = ["status", "stop"])]
+    background: bool,
+    /// Show what runs here, or over this --ufs
+    #[arg(long, conflicts_with = "stop")]
+    status: bool,
+    /// Stop what runs here, or over this --ufs, and wait for its end
+    #[arg(long)]
+    stop: bool,
 }
 
 impl Run for Local {
     fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let root = root(&self.ufs)?;
+        let Some(root) = self.ufs.as_deref().map(root).transpose()? else { return self.control(context, None) };
+        if self.status || self.stop {
+            return self.control(context, Some(&root));
+        }
+        if self.background {
+            let (settings, _said_by_the_other) = context.settings(Some(Role::Local), self.flags(&root))?;
+            return background::start(context, &Place::of(&settings, self.state.as_deref(), &root)?.state);
+        }
         let settings = context.start_server(Role::Local, self.flags(&root))?;
         let place = Place::of(&settings, self.state.as_deref(), &root)?;
         let keep = self.keep_cache || settings.local.keep_cache;
@@ -60,6 +76,14 @@ impl Run for Local {
 }
 
 impl Local {
+    fn control(&self, context: &Context, root: Option<&str>) -> anyhow::Result<Exit> {
+        let settings = context.start_command(Role::Local, Vec::new())?;
+        match self.stop {
+            true => background::stop(context, &settings, root),
+            false => background::status(context, &settings, root),
+        }
+    }
+
     fn flags(&self, root: &str) -> Vec<Flag> {
         let flag = |shown: &str, name: &str, value: String| Flag { shown: shown.into(), name: name.into(), value };
         let mut flags = vec![flag("--ufs", "master.mount.root", root.to_owned())];

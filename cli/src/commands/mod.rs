@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod background;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
