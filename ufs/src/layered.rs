@@ -295,6 +295,10 @@ struct LayeredUpload<L> {
 }
 
 impl<L: Layer> Upload for LayeredUpload<L> {
+    fn expect_sync(&self) {
+        self.inner.expect_sync();
+    }
+
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'_, Result<()>> {
         let (bytes, broken) = self.layer.write(bytes);
         let call = self.layer.around(Operation::Write, self.inner.write_at(offset, bytes));

@@ -12,6 +12,10 @@ use crate::{BoxFuture, OrphanName};
 /// Ranges may come in any order and at the same time; what was not written reads as zeros. What was written, and not
 /// before its call returned, can be read by `fetch_temporary`.
 pub trait Upload: Debug + Send + Sync {
+    /// Says that [`Upload::finish`] will be asked to sync, so that bytes may be put where they last from the beginning.
+    /// Only a hint: what is promised does not change. Must not wait for anything long.
+    fn expect_sync(&self) {}
+
     /// Writes these bytes.
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'_, Result<()>>;
 

@@ -52,6 +52,9 @@ impl Services {
         let (name, right) = temporary(grant)?.zip(grant.write.as_ref()).ok_or_else(missing)?;
         let store = self.mounts.get(grant.mount).await?.store().await?;
         let upload = patiently(self.config.patience, "an upload", || 0, store.start_upload(&name)).await?;
+        if right.sync {
+            upload.expect_sync();
+        }
         let mut crc = 0;
         for index in (0..grant.block_size.count(grant.length)).map(BlockIndex) {
             let reader = self.committed_block(granted, index).await?;

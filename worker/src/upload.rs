@@ -28,6 +28,8 @@ use crate::{
 const STEP: u64 = 16 << 20;
 /// Less than this is left for later, unless it is the last, in bytes.
 const STEP_MIN: u64 = 1 << 20;
+/// Copies end at multiples of this, but for the last, so that a disk or an object store can take them as they are.
+const EDGE: u64 = STEP_MIN;
 
 /// The temporary that a grant names; `None` where it names none.
 pub(crate) fn temporary(grant: &Grant) -> Result<Option<TemporaryName>> {
@@ -152,8 +154,9 @@ async fn follow(
     let mut done = 0;
     loop {
         let Goal { written, last } = *goal.borrow_and_update();
-        if written > done && (last || written - done >= STEP_MIN) {
-            let end = written.min(done + STEP);
+        let ready = if last { written } else { written / EDGE * EDGE };
+        if ready > done && (last || ready - done >= STEP_MIN) {
+            let end = ready.min(done + STEP);
             upload.copy_from(source.clone(), done..end, done).await?;
             done = end;
             progress.copied(done);
@@ -226,6 +229,10 @@ impl Services {
         let Some(temporary) = temporary(grant)? else { return Ok(None) };
         let store = self.mounts.get(grant.mount).await?.store().await?;
         let start = store.start_upload(&temporary);
-        patiently(self.config.patience, "the begin of an upload", || 0, start).await.map(Some)
+        let upload = patiently(self.config.patience, "the begin of an upload", || 0, start).await?;
+        if grant.write.as_ref().is_some_and(|right| right.sync) {
+            upload.expect_sync();
+        }
+        Ok(Some(upload))
     }
 }

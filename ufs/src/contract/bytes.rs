@@ -13,6 +13,7 @@ pub(super) const CASES: &[Case] = &[
     case!(ranges_are_cut_at_the_end, writable),
     case!(parts_in_any_order, writable),
     case!(ranges_of_files_are_copied, writable),
+    case!(what_will_be_synced_is_copied_as_well, writable),
     case!(a_source_that_ends_early_is_an_error, writable),
     case!(holes_read_as_zeros, writable),
     case!(a_fetch_of_another_version_is_refused, writable),
@@ -97,6 +98,23 @@ async fn ranges_of_files_are_copied(stage: &Stage) -> Outcome {
     let receipt = stage.store.upload_whole(&temporary, Content::File(source, 10..5_000), false).await?;
     stage.store.publish(&temporary, &whole, Publish { token: receipt.token, ..Publish::new_file() }).await?;
     same!(stage.read(&whole).await?.0 == content[10..5_000], true, "a whole file from a range");
+    Ok(())
+}
+
+async fn what_will_be_synced_is_copied_as_well(stage: &Stage) -> Outcome {
+    let (path, content) = (stage.path("f")?, pattern((5 << 20) + 4097));
+    let source = file_with(&content)?;
+    let temporary = stage.temporary(&path)?;
+    let upload = stage.store.start_upload(&temporary).await?;
+    upload.expect_sync();
+    let (first, second) = (2 << 20, content.len() as u64);
+    upload.copy_from(Arc::clone(&source), 0..first + 7, 0).await?;
+    upload.write_at(first, Bytes::copy_from_slice(&content[first as usize..first as usize + 10])).await?;
+    upload.copy_from(Arc::clone(&source), first + 10..second, first + 10).await?;
+    let receipt = upload.finish(true).await?;
+    same!(receipt.length, second, "the receipt's length");
+    stage.store.publish(&temporary, &path, Publish { token: receipt.token, ..Publish::new_file() }).await?;
+    same!(stage.read(&path).await?.0 == content, true, "the content");
     Ok(())
 }
 

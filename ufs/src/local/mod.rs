@@ -8,6 +8,7 @@
 //! Needs a tokio runtime with time (deadlines) and, for watching, with I/O.
 
 mod attributes;
+mod direct;
 mod fetch;
 mod filesystem;
 mod listing;

@@ -137,6 +137,15 @@ pub(super) fn read_cached(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) 
     Errno::result(result).map(|n| n.unsigned_abs())
 }
 
+/// Writes all of a mapping. The source may be cut meanwhile: `EFAULT`, or fewer bytes.
+pub(super) fn write_mapped(file: BorrowedFd<'_>, mapping: &memmap2::MmapRaw, offset: u64) -> Result<usize, Errno> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the mapping is of this length and lives through the call; only the kernel looks at its bytes, and answers an
+    // error where there are none.
+    let result = unsafe { libc::pwrite(file.as_raw_fd(), mapping.as_ptr().cast(), mapping.len(), offset) };
+    Errno::result(result).map(|n| n.unsigned_abs())
+}
+
 /// Two calls, the first for the size, until the answer fits.
 fn sized(mut call: impl FnMut(*mut libc::c_void, usize) -> isize) -> Result<Vec<u8>, Errno> {
     loop {

@@ -1,8 +1,8 @@
 //! Filling temporaries: files in `.larder/<cluster>/tmp` of the file system that the target is on.
 //!
 //! Ranges of the cache's files are moved by the kernel where it can (`copy_file_range`: the same file system, or one
-//! that shares extents), else read and written in pieces that stay in the processor's cache. A temporary is made when
-//! the upload starts and belongs to it until `finish`; dropped before that, it is unlinked by the pool.
+//! that shares extents), else, where a sync is going to be asked for, written past the page cache ([`super::direct`]),
+//! else read and written in pieces that stay in the processor's cache. A temporary is made when the upload starts and belongs to it until `finish`; dropped before that, it is unlinked by the pool.
 
 use std::{
     cell::RefCell,
@@ -10,7 +10,10 @@ use std::{
     io,
     ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -24,6 +27,7 @@ use nix::{
 
 use super::{
     Inner,
+    direct::Direct,
     pool::Progress,
     root::{Private, Root},
     syscalls::{self, failure},
@@ -33,7 +37,7 @@ use crate::{BoxFuture, Content, TemporaryName, Upload, UploadReceipt};
 /// The most that the kernel is asked to copy at once, so that progress shows and a cancelled copy ends.
 const KERNEL_STEP: u64 = 16 << 20;
 /// The most that is copied through memory at once.
-const COPY_STEP: usize = 512 << 10;
+const COPY_STEP: u64 = 512 << 10;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -59,8 +63,30 @@ pub(super) fn destroy(root: &Root, private: Private, name: &larder_common::Name)
     Ok(())
 }
 
+/// A file to copy into.
+#[derive(Debug)]
+struct Target {
+    file: File,
+    will_sync: AtomicBool,
+    /// The way past the page cache, where there is one.
+    direct: OnceLock<Option<Direct>>,
+}
+
+impl Target {
+    fn new(file: File) -> Self {
+        Self { file, will_sync: AtomicBool::new(false), direct: OnceLock::new() }
+    }
+
+    /// Opened when first needed, on a thread that may wait.
+    fn direct(&self) -> Option<&Direct> {
+        let wanted = self.will_sync.load(Ordering::Relaxed);
+        wanted.then(|| self.direct.get_or_init(|| Direct::of(&self.file)).as_ref()).flatten()
+    }
+}
+
 /// Copies a range of one file into another.
-fn copy(from: &File, range: Range<u64>, to: &File, offset: u64, progress: &Progress) -> Result<()> {
+fn copy(from: &File, range: Range<u64>, to: &Target, offset: u64, progress: &Progress) -> Result<()> {
+    let (direct, to) = (to.direct(), &to.file);
     let mut at = range.start;
     let mut in_kernel = true;
     while at < range.end {
@@ -72,7 +98,8 @@ fn copy(from: &File, range: Range<u64>, to: &File, offset: u64, progress: &Progr
             Some(copied) => copied,
             None => {
                 in_kernel = false;
-                copy_through_memory(from, at, to, target, left)?
+                let past = direct.and_then(|direct| direct.copy(from, at, target, left));
+                past.map_or_else(|| copy_through_memory(from, at, to, target, left), Ok)?
             }
         };
         if copied == 0 {
@@ -101,9 +128,10 @@ fn copy_in_kernel(from: &File, at: u64, to: &File, target: u64, left: u64) -> Re
 
 fn copy_through_memory(from: &File, at: u64, to: &File, target: u64, left: u64) -> Result<u64> {
     BUFFER.with_borrow_mut(|buffer| {
-        let want = usize::try_from(left).unwrap_or(COPY_STEP).min(COPY_STEP);
+        // Up to a multiple of the step, so that what follows begins at a whole sector.
+        let want = left.min(COPY_STEP - at % COPY_STEP) as usize;
         if buffer.len() < want {
-            buffer.resize(want.next_power_of_two().min(COPY_STEP), 0);
+            buffer.resize(want.next_power_of_two(), 0);
         }
         let count = from.read_at(&mut buffer[..want], at)?;
         to.write_all_at(&buffer[..count], target)?;
@@ -128,12 +156,12 @@ pub(super) fn whole(
     sync: bool,
     progress: &Progress,
 ) -> Result<UploadReceipt> {
-    let file = create(root, temporary)?;
+    let target = Target::new(create(root, temporary)?);
     let filled = match content {
-        Content::Bytes(bytes) => file.write_all_at(&bytes, 0).map_err(Error::from),
-        Content::File(source, range) => copy(&source, range, &file, 0, progress),
+        Content::Bytes(bytes) => target.file.write_all_at(&bytes, 0).map_err(Error::from),
+        Content::File(source, range) => copy(&source, range, &target, 0, progress),
     };
-    filled.and_then(|()| finish(&file, sync)).map_err(|error| {
+    filled.and_then(|()| finish(&target.file, sync)).map_err(|error| {
         if let Err(left) = destroy(root, Private::Temporaries, &temporary.name) {
             tracing::warn!(%left, "a temporary stays behind until the master clears it");
         }
@@ -146,43 +174,47 @@ pub(super) fn whole(
 pub(super) struct LocalUpload {
     inner: Arc<Inner>,
     temporary: TemporaryName,
-    file: Arc<File>,
+    target: Arc<Target>,
     finished: bool,
 }
 
 impl LocalUpload {
     pub(super) fn new(inner: Arc<Inner>, temporary: TemporaryName, file: File) -> Self {
-        Self { inner, temporary, file: Arc::new(file), finished: false }
+        Self { inner, temporary, target: Arc::new(Target::new(file)), finished: false }
     }
 
     fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&File, &Progress) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Target, &Progress) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'_, Result<T>> {
-        let file = Arc::clone(&self.file);
+        let target = Arc::clone(&self.target);
         Box::pin(async move {
-            let result = self.inner.pool.run(move |progress| work(&file, progress)).await;
+            let result = self.inner.pool.run(move |progress| work(&target, progress)).await;
             result.map_err(|e| e.at(&self.temporary.target))
         })
     }
 }
 
 impl Upload for LocalUpload {
+    fn expect_sync(&self) {
+        self.target.will_sync.store(true, Ordering::Relaxed);
+    }
+
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'_, Result<()>> {
-        self.run(move |file, _| Ok(file.write_all_at(&bytes, offset)?))
+        self.run(move |target, _| Ok(target.file.write_all_at(&bytes, offset)?))
     }
 
     fn copy_from(&self, source: Arc<File>, range: Range<u64>, offset: u64) -> BoxFuture<'_, Result<()>> {
-        self.run(move |file, progress| copy(&source, range, file, offset, progress))
+        self.run(move |target, progress| copy(&source, range, target, offset, progress))
     }
 
     fn set_length(&self, length: u64) -> BoxFuture<'_, Result<()>> {
-        self.run(move |file, _| Ok(file.set_len(length)?))
+        self.run(move |target, _| Ok(target.file.set_len(length)?))
     }
 
     fn finish(mut self: Box<Self>, sync: bool) -> BoxFuture<'static, Result<UploadReceipt>> {
         Box::pin(async move {
-            let receipt = self.run(move |file, _| finish(file, sync)).await?;
+            let receipt = self.run(move |target, _| finish(&target.file, sync)).await?;
             self.finished = true;
             Ok(receipt)
         })
