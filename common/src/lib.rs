@@ -12,6 +12,7 @@ pub mod file;
 pub mod id;
 pub mod locality;
 pub mod path;
+pub mod policy;
 pub mod settings;
 pub mod size;
 pub mod tier;
@@ -26,5 +27,6 @@ pub use id::{
 };
 pub use locality::Locality;
 pub use path::{FsPath, Name};
+pub use policy::GroupPolicy;
 pub use size::ByteSize;
 pub use tier::{Medium, TierSpec};

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use larder_common::{
-    BlockSize, Error, ErrorKind, FileId, Fingerprint, Generation, LeaseId, MountId, Result, WriteType,
+    BlockSize, Error, ErrorKind, FileId, Fingerprint, Generation, GroupPolicy, LeaseId, MountId, Result, WriteType,
 };
 use prost::Message;
 use sha2::Sha256;
@@ -48,6 +48,8 @@ pub struct Grant {
     pub fingerprint: Option<Fingerprint>,
     /// The directory whose eviction policy counts.
     pub group: FileId,
+    /// What was fixed for that directory.
+    pub policy: GroupPolicy,
     /// Whether the content is in the under store, so that its blocks may be dropped.
     pub persisted: bool,
     /// Whether its blocks stay in the cache.
@@ -123,6 +125,7 @@ impl From<&Grant> for v1::GrantBody {
             object: grant.object.clone(),
             fingerprint: grant.fingerprint.as_ref().map(Into::into),
             group: grant.group.0,
+            policy: grant.policy.number(),
             persisted: grant.persisted,
             pinned: grant.pinned,
             write: grant.write.as_ref().map(|right| v1::GrantWrite {
@@ -156,6 +159,7 @@ impl TryFrom<v1::GrantBody> for Grant {
             object: body.object,
             fingerprint: body.fingerprint.map(Into::into),
             group: FileId(body.group),
+            policy: GroupPolicy::from_number(body.policy),
             persisted: body.persisted,
             pinned: body.pinned,
             write: body.write.map(right).transpose()?,
@@ -179,6 +183,7 @@ mod tests {
             object: Bytes::from_static(b"a/\xff"),
             fingerprint: Some(Fingerprint { inode: 1, size: 100, ..Fingerprint::default() }),
             group: FileId(2),
+            policy: GroupPolicy::Uniform,
             persisted: true,
             pinned: false,
             write: Some(WriteRight {

@@ -270,6 +270,8 @@ fn caching() -> Result<()> {
     let rows = objects(&cluster.ok(&["fs", "stat", "--json", "/a.txt", "/d/one"])?)?;
     assert_eq!((&rows[0]["ttl_ms"], &rows[1]["replication_min"]), (&Value::Null, &1.into()));
     cluster.ok(&["fs", "setPolicy", "/d", "uniform"])?;
+    let (_, said) = ends(&cluster, 2, &["fs", "setPolicy", "/d", "s3fifo"])?;
+    assert!(said.contains("worker.eviction.policy"), "{said}");
     cluster.ok(&["fs", "setPolicy", "/d", "default"])?;
 
     cluster.ok(&["-Duser.file.writetype.default=MUST_CACHE", "fs", "cp", "/a.txt", "/cached"])?;

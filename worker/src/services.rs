@@ -18,8 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 
 use crate::{
-    config::WorkerConfig, flight::Flights, keys::GrantKeys, metrics::Metrics, mounts::Mounts, peers::Peers,
-    promotion::Promotions, short::Clients, store::BlockStore, writings::Writings,
+    config::WorkerConfig, eviction::Group, flight::Flights, keys::GrantKeys, metrics::Metrics, mounts::Mounts,
+    peers::Peers, promotion::Promotions, short::Clients, store::BlockStore, writings::Writings,
 };
 
 /// The unit in which buffer memory is counted, in bytes.
@@ -80,6 +80,7 @@ impl Services {
     /// Checks a grant.
     pub(crate) fn grant(&self, signed: &Bytes) -> Result<Arc<Granted>> {
         let grant = self.keys.verify(signed, self.now())?;
+        self.store.fix_policy(Group(grant.group), grant.policy);
         Ok(Arc::new(Granted { grant, signed: signed.clone() }))
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use larder_common::{BlockSize, Error, ErrorKind, FileId, Generation, LeaseId, MountId, WriteType};
+use larder_common::{BlockSize, Error, ErrorKind, FileId, Generation, GroupPolicy, LeaseId, MountId, WriteType};
 use larder_proto::{
     Grant, Greeting, WriteRight, convert, dial, into_status,
     v1::{self, command::What, file_system_server, session_reply::What as Reply, session_request},
@@ -159,6 +159,7 @@ impl Master {
             object: "o".into(),
             fingerprint: None,
             group: FileId(1),
+            policy: GroupPolicy::Auto,
             persisted: true,
             pinned: false,
             write: write.map(right),

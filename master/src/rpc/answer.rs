@@ -65,6 +65,7 @@ pub fn status(master: &Master, state: &State, file: FileId) -> Result<FileStatus
 fn unsigned_grant(state: &State, file: FileId, write: Option<WriteRight>) -> Result<Grant> {
     let content = content(state, file).ok_or_else(|| gone(file))?;
     let object = state.under_path(file).map(|(_, path)| path.0).unwrap_or_default();
+    let (group, policy) = state.group(file);
     Ok(Grant {
         file,
         generation: content.generation,
@@ -73,7 +74,8 @@ fn unsigned_grant(state: &State, file: FileId, write: Option<WriteRight>) -> Res
         mount: content.mount,
         object: object.into(),
         fingerprint: state.fingerprint(file).filter(|_| content.persisted),
-        group: state.group(file).0,
+        group,
+        policy: policy.and_then(|name| name.parse().ok()).unwrap_or_default(),
         persisted: content.persisted,
         pinned: state.is_pinned(file),
         write,

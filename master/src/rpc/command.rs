@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use larder_common::{
-    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, LeaseId, Result, SessionId, Timestamp, WorkerId,
+    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, GroupPolicy, LeaseId, Result, SessionId, Timestamp,
+    WorkerId,
 };
 use larder_proto::{
     convert,
@@ -117,7 +118,10 @@ fn one(what: What, defaults: Defaults) -> Result<Command> {
         What::SetTtl(m) => SetTtl { target: target(&m.path)?, ttl: m.ttl.map(Into::into) }.into(),
         What::SetReplication(m) => SetReplication { target: target(&m.path)?, min: m.min }.into(),
         What::SetPolicy(m) => {
-            SetPolicy { target: target(&m.path)?, policy: Some(m.policy).filter(|name| !name.is_empty()) }.into()
+            let asked = Some(m.policy).filter(|name| !name.is_empty());
+            let policy = asked.map(|name| name.parse::<GroupPolicy>()).transpose()?;
+            // Asking for AUTO is a choice too: it ends what was fixed for a directory above.
+            SetPolicy { target: target(&m.path)?, policy: policy.map(|policy| policy.to_string()) }.into()
         }
         What::Mount(m) => mount(m)?.into(),
         What::Unmount(m) => Unmount { path: FsPath::parse(&m.path)? }.into(),

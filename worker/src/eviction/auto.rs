@@ -24,6 +24,8 @@
 //! in epochs no distance is above twice the mean, so such a block belongs to a past pattern. Distances are counted in
 //! departures and refusals, the ghost's places.
 //!
+//! What was fixed for a group ([`EvictionPolicy::fix`]) is not judged, and its book is kept until it is fixed no more.
+//!
 //! A use of a block that the shadow saw at most (present blocks ÷ 8, 1 to 64) uses ago is another slice of the same
 //! read and not counted. Books are kept for the 1024 groups that missed last; a group without a book is LRU.
 //!
@@ -32,7 +34,7 @@
 
 use std::{mem, time::Duration};
 
-use larder_common::BlockId;
+use larder_common::{BlockId, GroupPolicy};
 
 use super::{
     ghost::{Ghost, fingerprint},
@@ -82,6 +84,8 @@ struct Held {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Book {
     uniform: bool,
+    /// Somebody decided it: it is not judged.
+    fixed: bool,
     /// Ghost places from this on count as known.
     since: u64,
     /// The ghost's next place when it turned uniform last.
@@ -226,6 +230,8 @@ pub struct Auto {
     /// There while at least one group is uniform.
     shadow: Option<Shadow>,
     uniform_groups: usize,
+    /// Books that are not in `by_last_miss`.
+    fixed_groups: usize,
 }
 
 impl Auto {
@@ -243,6 +249,7 @@ impl Auto {
             by_last_miss: Queue::new(),
             shadow: None,
             uniform_groups: 0,
+            fixed_groups: 0,
         }
     }
 
@@ -255,10 +262,13 @@ impl Auto {
     /// The group's book, as the newest one.
     fn book(&mut self, group: Group) -> Spot {
         if let Some(at) = self.groups.find(group) {
-            self.by_last_miss.renew(&mut self.groups, at);
+            if !self.groups[at].fixed {
+                self.by_last_miss.renew(&mut self.groups, at);
+            }
             return at;
         }
-        if let Some(oldest) = self.by_last_miss.oldest().filter(|_| self.groups.len() >= self.config.most_groups) {
+        let judged = self.groups.len() - self.fixed_groups;
+        if let Some(oldest) = self.by_last_miss.oldest().filter(|_| judged >= self.config.most_groups) {
             self.by_last_miss.unlink(&mut self.groups, oldest);
             let book = self.groups.remove(oldest);
             self.count_uniform(book.uniform, false);
@@ -280,6 +290,9 @@ impl Auto {
     fn judge(&mut self, at: Spot) {
         let round = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX).max(self.config.window);
         let (next, book) = (self.ghost.next(), &mut self.groups[at]);
+        if book.fixed {
+            return;
+        }
         let was = book.uniform;
         match book.verdict(self.config.window, round) {
             Verdict::Stays => return,
@@ -408,6 +421,25 @@ impl EvictionPolicy for Auto {
             at = self.blocks.newer(spot);
         }
         named
+    }
+
+    fn fix(&mut self, group: Group, policy: GroupPolicy) {
+        let fixed = policy != GroupPolicy::Auto;
+        let Some(at) = self.groups.find(group).or_else(|| fixed.then(|| self.book(group))) else { return };
+        let (was, next) = (self.groups[at], self.ghost.next());
+        match (was.fixed, fixed) {
+            (false, true) => self.by_last_miss.unlink(&mut self.groups, at),
+            (true, false) => self.by_last_miss.push(&mut self.groups, at),
+            _ => {}
+        }
+        self.fixed_groups = self.fixed_groups + usize::from(fixed) - usize::from(was.fixed);
+        let book = match (was.uniform, policy) {
+            (false, GroupPolicy::Uniform) => was.to_uniform(next),
+            (true, GroupPolicy::Lru) => was.to_lru(next, next),
+            _ => was,
+        };
+        self.groups[at] = Book { fixed, ..book };
+        self.count_uniform(was.uniform, book.uniform);
     }
 
     fn advance(&mut self, _now: Duration) {}

@@ -13,7 +13,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use larder_common::{BlockId, FileId};
+use larder_common::{BlockId, FileId, GroupPolicy};
 
 /// The directory that a block's file is counted under: the nearest ancestor with a policy set, else the first
 /// directory below the mount point. Workers know no paths, so it is a number.
@@ -65,6 +65,9 @@ pub trait EvictionPolicy: Debug + Send {
     /// fewer. A block that `evictable` refuses (pinned, leased, not persisted) is skipped and stays where it is; it is
     /// asked at most once a call. Nothing is removed: what the caller does remove it reports by [`Self::removed`].
     fn victims(&mut self, need: u64, evictable: &mut dyn FnMut(BlockId) -> bool) -> Vec<BlockId>;
+
+    /// What was fixed for a group, or no longer is. A policy that orders the whole tier alike takes no note of it.
+    fn fix(&mut self, _group: Group, _policy: GroupPolicy) {}
 
     /// The time is now `now`, counted from any fixed start. Told now and then, at least once a minute; going backwards
     /// is ignored.

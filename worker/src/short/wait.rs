@@ -139,7 +139,7 @@ fn wanted(granted: &Granted, request: &v1::ShortWait) -> Result<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use larder_common::{BlockSize, FileId, Generation, MountId};
+    use larder_common::{BlockSize, FileId, Generation, GroupPolicy, MountId};
     use larder_proto::Grant;
 
     use super::*;
@@ -155,6 +155,7 @@ mod tests {
             object: Bytes::new(),
             fingerprint: None,
             group: FileId(1),
+            policy: GroupPolicy::Auto,
             persisted: false,
             pinned: false,
             write: None,

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use larder_common::{BlockId, ClusterId, Error, ErrorKind, FileId, LeaseId, Medium, Result, WorkerId, clock::Clock};
+use larder_common::{
+    BlockId, ClusterId, Error, ErrorKind, FileId, GroupPolicy, LeaseId, Medium, Result, WorkerId, clock::Clock,
+};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
@@ -304,6 +306,11 @@ impl BlockStore {
         let events = self.0.shard(block.file).pending.take();
         desk.tell(events);
         (0..self.0.tiers.len()).any(|tier| desk.admits(TierIndex(tier as u8), block, size, group))
+    }
+
+    /// Takes note of the policy that was fixed for a group.
+    pub fn fix_policy(&self, group: Group, policy: GroupPolicy) {
+        self.0.policies.fix(group, policy);
     }
 
     /// Takes the changes since the last call.

@@ -8,8 +8,9 @@
 
 use std::time::Duration;
 
-use larder_common::{BlockId, ByteSize, Medium};
-use parking_lot::{Mutex, MutexGuard};
+use larder_common::{BlockId, ByteSize, GroupPolicy, Medium};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use rustc_hash::FxHashMap;
 
 use super::config::PolicyFactory;
 use crate::eviction::{EvictionPolicy, Group, Removal};
@@ -59,22 +60,40 @@ impl Pending {
 
 /// One policy for each tier.
 #[derive(Debug)]
-pub(crate) struct Policies(Mutex<Vec<Box<dyn EvictionPolicy>>>);
+pub(crate) struct Policies {
+    tiers: Mutex<Vec<Box<dyn EvictionPolicy>>>,
+    /// What was fixed for groups, so that hearing it again costs one look. A leaf.
+    fixed: RwLock<FxHashMap<Group, GroupPolicy>>,
+}
 
 impl Policies {
     /// Makes the policies; the sizes are what reclaim leaves alone.
     pub(crate) fn new(factory: &PolicyFactory, tiers: &[(Medium, u64)]) -> Self {
-        Self(Mutex::new(tiers.iter().map(|(medium, size)| factory(*medium, ByteSize(*size))).collect()))
+        let tiers = tiers.iter().map(|(medium, size)| factory(*medium, ByteSize(*size))).collect();
+        Self { tiers: Mutex::new(tiers), fixed: RwLock::default() }
     }
 
     /// Takes the policies. No shard may be held.
     pub(crate) fn lock(&self) -> PolicyDesk<'_> {
-        PolicyDesk(self.0.lock())
+        PolicyDesk(self.tiers.lock())
+    }
+
+    /// Takes note of what is fixed for a group; cheap where that is known already. No shard may be held.
+    pub(crate) fn fix(&self, group: Group, policy: GroupPolicy) {
+        if self.fixed.read().get(&group).copied().unwrap_or_default() == policy {
+            return;
+        }
+        let mut tiers = self.tiers.lock();
+        match policy {
+            GroupPolicy::Auto => self.fixed.write().remove(&group),
+            _ => self.fixed.write().insert(group, policy),
+        };
+        tiers.iter_mut().for_each(|tier| tier.fix(group, policy));
     }
 
     /// Takes the policies if nobody has them.
     pub(crate) fn try_lock(&self) -> Option<PolicyDesk<'_>> {
-        self.0.try_lock().map(PolicyDesk)
+        self.tiers.try_lock().map(PolicyDesk)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use larder_common::{
-    BlockSize, ClusterId, Error, FileId, Fingerprint, Generation, LeaseId, MountId, Result, WriteType,
+    BlockSize, ClusterId, Error, FileId, Fingerprint, Generation, GroupPolicy, LeaseId, MountId, Result, WriteType,
 };
 use larder_proto::{
     Channel, Grant, Greeting, WriteRight, from_status,
@@ -118,6 +118,7 @@ impl Site {
             object: Bytes::copy_from_slice(name.as_bytes()),
             fingerprint: Some(fingerprint),
             group: FileId(1),
+            policy: GroupPolicy::Auto,
             persisted: true,
             pinned: false,
             write: None,
@@ -145,6 +146,7 @@ impl Site {
             object: Bytes::from(format!("new-{file}")),
             fingerprint: None,
             group: FileId(1),
+            policy: GroupPolicy::Auto,
             persisted: false,
             pinned: false,
             write: Some(WriteRight { lease: LeaseId(file + 2), write_type, temporary: temporary.into(), sync: true }),

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use larder_client::{Ttl, TtlAction};
-use larder_common::settings::PolicyName;
-use larder_worker::eviction;
+use larder_common::GroupPolicy;
 
 use super::{
     Act, path,
@@ -73,7 +72,7 @@ pub(crate) struct SetPolicy {
     /// The directory
     #[arg(value_name = "PATH", value_parser = path())]
     path: Typed,
-    /// auto, lru, lrfu, s3fifo or uniform; `default` for what the workers are set to
+    /// auto, lru or uniform; `default` for what a directory above has, or the workers find out
     #[arg(value_name = "POLICY", value_parser = policy)]
     policy: Policy,
 }
@@ -81,18 +80,13 @@ pub(crate) struct SetPolicy {
 #[derive(Clone, Debug)]
 enum Policy {
     Default,
-    Named(PolicyName),
+    Named(GroupPolicy),
 }
 
 fn policy(text: &str) -> larder_common::Result<Policy> {
     match text {
         "default" => Ok(Policy::Default),
-        name => {
-            let name: PolicyName = name.parse()?;
-            // Built only to ask whether it is known; the error names the nearest one.
-            eviction::from_name(name.as_str(), 1 << 30)?;
-            Ok(Policy::Named(name))
-        }
+        name => name.parse().map(Policy::Named),
     }
 }
 
@@ -191,9 +185,9 @@ impl Act for SetPolicy {
     async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
         let name = match &self.policy {
             Policy::Default => None,
-            Policy::Named(policy) => Some(policy.as_str().to_owned()),
+            Policy::Named(policy) => Some(policy.to_string()),
         };
-        let after = format!(" was set to {}", name.as_deref().unwrap_or("the workers' default"));
+        let after = format!(" was set to {}", name.as_deref().unwrap_or("the default"));
         shell
             .each(std::slice::from_ref(&self.path), async |path| {
                 shell.fs.set_policy(path, name.as_deref()).await?;

@@ -315,3 +315,43 @@ fn a_uniform_group_takes_the_place_of_older_blocks_of_others_unless_they_are_ref
     auto.touched(block(0), 1);
     assert!(!auto.admits(block(20), 1, group(1)), "block 0 is the newest");
 }
+
+/// Reads 0..128 in order, `rounds` times, through a tier of 64.
+fn go_round(auto: &mut Auto, group: Group, rounds: usize) -> usize {
+    let mut hits = 0;
+    for n in (0..rounds).flat_map(|_| 0..128) {
+        if auto.blocks.find(block(n)).is_some() {
+            hits += 1;
+            auto.touched(block(n), 1);
+            continue;
+        }
+        auto.missed(block(n), group);
+        if auto.admits(block(n), 1, group) {
+            let need = u64::from(auto.used == 64);
+            auto.victims(need, &mut |_| true).into_iter().for_each(|b| auto.removed(b, Removal::Evicted));
+            auto.inserted(block(n), 1, group);
+        }
+    }
+    hits
+}
+
+#[test]
+fn what_is_fixed_for_a_group_is_not_judged_until_it_is_fixed_no_more() {
+    let config = AutoConfig { most_groups: 1, ..AutoConfig::new(64) };
+    let mut lru = Auto::new(config);
+    lru.fix(group(1), GroupPolicy::Lru);
+    assert_eq!(go_round(&mut lru, group(1), 4), 0, "LRU drops what comes next");
+    lru.fix(group(1), GroupPolicy::Auto);
+    assert!(go_round(&mut lru, group(1), 4) > 0 && lru.is_uniform(group(1)), "it finds out by itself now");
+
+    let mut uniform = Auto::new(config);
+    uniform.fix(group(1), GroupPolicy::Uniform);
+    assert_eq!(go_round(&mut uniform, group(1), 4), 3 * 64, "filled once and kept from the first epoch on");
+    (200..1000).for_each(|n| uniform.missed(block(n), group(1)));
+    (2..9).for_each(|n| uniform.missed(block(5000 + n), group(n)));
+    assert!(uniform.is_uniform(group(1)), "new content does not turn it, other groups do not push its book out");
+    uniform.fix(group(1), GroupPolicy::Lru);
+    assert!(!uniform.is_uniform(group(1)) && uniform.shadow.is_none());
+    uniform.fix(group(9), GroupPolicy::Auto);
+    assert!(uniform.groups.find(group(9)).is_none_or(|at| !uniform.groups[at].fixed), "nothing was fixed for it");
+}
