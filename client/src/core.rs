@@ -163,6 +163,7 @@ impl Core {
             ttl: options.ttl.map(Into::into),
             empty,
             prefer_worker: self.near(),
+            edit: false,
         }
     }
 }

@@ -248,7 +248,7 @@ impl Open {
             }
         };
         let Self { core, path, options, target, length, .. } = self;
-        let complete = v1::CompleteFile { lease: target.lease.id.0, length, receipts };
+        let complete = v1::CompleteFile { lease: target.lease.id.0, length, receipts, ..Default::default() };
         let how = How { durable: !options.relaxed, repeatable: false };
         let outcome = core.link.calls.call(What::CompleteFile(complete), how, core.link.deadline()).await;
         core.caches.metadata.forget(path.as_bytes());

@@ -131,7 +131,7 @@ impl Master {
     /// A version is over by somebody's will: its holders let go of it, also of content that is nowhere else.
     fn content_over(&self, file: FileId, generation: Generation) {
         self.tell_holders(file, generation, |persisted| match persisted {
-            true => order::What::Forget(v1::OrderForget { file: file.0, generation: generation.0 }),
+            true => order::What::Forget(v1::OrderForget { file: file.0, generation: generation.0, lease: 0 }),
             false => order::What::Free(v1::OrderFree { file: file.0, generation: generation.0, forced: true }),
         });
     }

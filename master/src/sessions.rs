@@ -59,6 +59,7 @@ impl Touched {
             everything: self.everything,
             directories: self.names_in.iter().map(|id| id.0).collect(),
             files: self.files.iter().map(|id| id.0).collect(),
+            ..v1::Invalidations::default()
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct Grant {
     pub file: FileId,
     /// The version of its content.
     pub generation: Generation,
-    /// Length in bytes; 0 for a write grant.
+    /// Length in bytes; 0 for a write grant without a base.
     pub length: u64,
     /// The size of its blocks.
     pub block_size: BlockSize,
@@ -69,6 +69,17 @@ pub struct WriteRight {
     pub temporary: Bytes,
     /// Whether the temporary is synced before that.
     pub sync: bool,
+    /// Of an edit: the committed generation that the content begins as, which the grant's other fields describe.
+    pub base: Option<Base>,
+}
+
+/// What an edit begins as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The committed generation.
+    pub generation: Generation,
+    /// Its bytes that the content begins with: all, or none.
+    pub length: u64,
 }
 
 impl Grant {
@@ -133,6 +144,8 @@ impl From<&Grant> for v1::GrantBody {
                 write_type: v1::WriteType::from(right.write_type).into(),
                 temporary: right.temporary.clone(),
                 sync: right.sync,
+                base: right.base.map_or(0, |base| base.generation.0),
+                base_length: right.base.map_or(0, |base| base.length),
             }),
         }
     }
@@ -148,6 +161,8 @@ impl TryFrom<v1::GrantBody> for Grant {
                 write_type: convert::write_type(write.write_type)?,
                 temporary: write.temporary,
                 sync: write.sync,
+                base: (write.base != 0)
+                    .then_some(Base { generation: Generation(write.base), length: write.base_length }),
             })
         };
         Ok(Self {
@@ -191,6 +206,7 @@ mod tests {
                 write_type: WriteType::Through,
                 temporary: Bytes::from_static(b"t"),
                 sync: true,
+                base: Some(Base { generation: Generation(4), length: 100 }),
             }),
         }
     }

@@ -25,5 +25,5 @@ pub mod v1 {
 
 pub use dial::Channel;
 pub use failure::{from_status, into_status};
-pub use grant::{Grant, GrantKey, WriteRight};
+pub use grant::{Base, Grant, GrantKey, WriteRight};
 pub use greeting::Greeting;

@@ -55,6 +55,9 @@ impl Services {
                 Ok(v1::OrderDone::default())
             }
             What::Unknown(order) => self.unknown(order).await,
+            What::Patch(_) | What::RollForward(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "this worker does not edit files in place"))
+            }
         }
     }
 

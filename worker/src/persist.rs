@@ -41,6 +41,7 @@ impl Services {
                 lasting: self.is_lasting(key),
                 upload_token: receipt.token.clone(),
                 upload: fingerprint,
+                held: Vec::new(),
             }),
             ..v1::OrderDone::default()
         })

@@ -321,6 +321,7 @@ impl Writing {
             lasting: lasting.unwrap_or(false),
             upload_token: uploaded.as_ref().map(|receipt| receipt.token.clone()).unwrap_or_default(),
             upload: uploaded.map(|receipt| (&receipt.fingerprint).into()),
+            held: Vec::new(),
         }
     }
 }

@@ -119,7 +119,7 @@ impl Master {
     pub(crate) fn invalidate(&self, sequence: u64, files: &[u64], directories: &[u64], everything: bool) {
         let position = self.state.lock().position;
         let (files, directories) = (files.to_vec(), directories.to_vec());
-        let message = v1::Invalidations { sequence, position, everything, directories, files };
+        let message = v1::Invalidations { sequence, position, everything, directories, files, ..Default::default() };
         for stream in self.streams.lock().values() {
             drop(stream.send(Ok(v1::SessionReply { what: Some(Reply::Invalidations(message.clone())) })));
         }
@@ -149,6 +149,7 @@ impl Master {
             write_type: WriteType::CacheThrough,
             temporary: "t".into(),
             sync: true,
+            base: None,
         };
         let grant = Grant {
             file: FileId(node.id),

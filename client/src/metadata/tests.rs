@@ -53,7 +53,7 @@ fn has(cache: &Metadata, id: u64) -> bool {
 
 fn invalidate(cache: &Metadata, position: u64, directories: &[u64], files: &[u64]) {
     let (directories, files) = (directories.to_vec(), files.to_vec());
-    cache.invalidate(&v1::Invalidations { sequence: 1, position, everything: false, directories, files });
+    cache.invalidate(&v1::Invalidations { sequence: 1, position, directories, files, ..Default::default() });
 }
 
 #[test]

@@ -105,6 +105,7 @@ pub fn persist_grant(master: &Master, file: FileId, generation: Generation, temp
         write_type: WriteType::AsyncThrough,
         temporary: temporary.name.clone().into(),
         sync: true,
+        base: None,
     };
     let grant = unsigned_grant(&master.core.read(), file, Some(right))?;
     if grant.generation != generation {
@@ -158,6 +159,7 @@ fn created(master: &Master, greeting: &Greeting, prefer: Option<WorkerId>, writi
         write_type,
         temporary: writing.temporary.map(|temporary| temporary.name.into()).unwrap_or_default(),
         sync: true,
+        base: None,
     });
     let copies = usize::try_from(status.replication_min.max(1)).unwrap_or(1);
     let wanted = placement::Wanted { near: prefer, locality: &greeting.locality };

@@ -125,6 +125,9 @@ fn one(what: What, defaults: Defaults) -> Result<Command> {
         }
         What::Mount(m) => mount(m)?.into(),
         What::Unmount(m) => Unmount { path: FsPath::parse(&m.path)? }.into(),
+        What::EditFile(_) | What::CloseFile(_) => {
+            return Err(Error::new(ErrorKind::Unsupported, "this master does not edit files in place yet"));
+        }
         What::CompleteFile(_) | What::Free(_) | What::Persist(_) => {
             return Err(Error::new(ErrorKind::Invalid, "not a command of its own"));
         }
@@ -289,11 +292,12 @@ mod tests {
     #[test]
     fn receipts_become_blocks() {
         let receipt = v1::Receipt { worker: vec![1; 16].into(), length: 65 << 20, cached: true, ..Default::default() };
-        let complete = v1::CompleteFile { lease: 3, length: 65 << 20, receipts: vec![receipt.clone()] };
+        let complete =
+            v1::CompleteFile { lease: 3, length: 65 << 20, receipts: vec![receipt.clone()], ..Default::default() };
         let Asked::One(command) = asked(What::CompleteFile(complete)).unwrap() else { panic!("a tree") };
         let Command::CompleteFile(complete) = *command else { panic!("{command:?}") };
         assert_eq!(complete.receipts.iter().map(|r| r.length).collect::<Vec<_>>(), [64 << 20, 1 << 20]);
-        let short = v1::CompleteFile { lease: 3, length: 1, receipts: vec![receipt] };
+        let short = v1::CompleteFile { lease: 3, length: 1, receipts: vec![receipt], ..Default::default() };
         assert_eq!(asked(What::CompleteFile(short)).unwrap_err().kind(), ErrorKind::Invalid);
     }
 

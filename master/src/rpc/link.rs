@@ -202,7 +202,7 @@ impl Link {
                 self.master.links.post(worker, order::What::Mark(mark));
             }
             Known::Over if file.persisted => {
-                let forget = v1::OrderForget { file: file.file, generation: file.generation };
+                let forget = v1::OrderForget { file: file.file, generation: file.generation, lease: 0 };
                 self.master.links.post(worker, order::What::Forget(forget));
             }
             Known::Over => {

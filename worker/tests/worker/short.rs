@@ -148,7 +148,7 @@ async fn leases_of_content_that_is_over_are_asked_back() {
     let grant = site.file("f", &bytes).await;
     let short = site.short().await;
     let (answers, files) = short.lease(vec![item(site.master.sign(&grant), true)]).await.unwrap();
-    let forget = v1::OrderForget { file: grant.file.0, generation: 1 };
+    let forget = v1::OrderForget { file: grant.file.0, generation: 1, lease: 0 };
     let done = site.master.order(v1::order::What::Forget(forget)).await;
     assert_eq!(done.failure, None);
     match short.next().await.message.what {

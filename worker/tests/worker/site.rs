@@ -149,7 +149,13 @@ impl Site {
             policy: GroupPolicy::Auto,
             persisted: false,
             pinned: false,
-            write: Some(WriteRight { lease: LeaseId(file + 2), write_type, temporary: temporary.into(), sync: true }),
+            write: Some(WriteRight {
+                lease: LeaseId(file + 2),
+                write_type,
+                temporary: temporary.into(),
+                sync: true,
+                base: None,
+            }),
         }
     }
 

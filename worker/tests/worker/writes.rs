@@ -220,7 +220,7 @@ async fn content_is_persisted_by_order_marked_and_then_freed() {
     site.write(&grant, &bytes, vec![]).await.unwrap();
     let (file, generation) = (grant.file.0, grant.generation.0);
     let free = || order::What::Free(v1::OrderFree { file, generation, forced: false });
-    let forget = || order::What::Forget(v1::OrderForget { file, generation });
+    let forget = || order::What::Forget(v1::OrderForget { file, generation, lease: 0 });
     assert_eq!(site.master.order(free()).await.bytes, 0, "what is nowhere else stays");
     assert!(site.master.order(forget()).await.failure.is_some(), "even if it is said to be over");
     let mut right = grant.write.clone().unwrap();
