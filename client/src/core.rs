@@ -135,6 +135,10 @@ impl Core {
             let create = What::CreateFile(self.create_message(path, options, false));
             let how = How { durable: !options.relaxed, repeatable: false };
             match self.link.calls.call(create, how, deadline).await {
+                Ok(Outcome::Created(created, mut lease)) if created.workers.is_empty() => {
+                    lease.give_back(deadline).await;
+                    deadline.pause(&mut backoff, no_worker()).await.map_err(|error| error.at(path.as_bytes()))?;
+                }
                 Ok(Outcome::Created(created, lease)) => {
                     let workers = created.workers.into_iter().map(TryInto::try_into);
                     let workers: Vec<WorkerAddress> = workers.collect::<Result<_>>()?;
@@ -166,4 +170,9 @@ impl Core {
             edit: false,
         }
     }
+}
+
+fn no_worker() -> Error {
+    Error::new(ErrorKind::Unavailable, "no live worker can take this")
+        .advise("start a worker (`larder worker`), or see `larder fsadmin report workers`")
 }

@@ -165,16 +165,9 @@ fn created(master: &Master, greeting: &Greeting, prefer: Option<WorkerId>, writi
     let wanted = placement::Wanted { near: prefer, locality: &greeting.locality };
     let registry = master.registry.lock();
     let workers = placement::to_write(writing.file, copies, &wanted, &registry.candidates(grant.mount));
-    if workers.is_empty() {
-        return Err(no_worker());
-    }
+    // None at all is no failure: the file has been begun, and whoever holds the lease decides whether to wait.
     let workers = workers.iter().filter_map(|slot| address(&registry, *slot)).collect();
     Ok(v1::Created { status: Some((&status).into()), lease: writing.lease.0, grant: sign(master, &grant), workers })
-}
-
-fn no_worker() -> Error {
-    Error::new(ErrorKind::Unavailable, "no live worker can take this")
-        .advise("start a worker (`larder worker`), or see `larder fsadmin report workers`")
 }
 
 fn address(registry: &Registry, slot: WorkerSlot) -> Option<v1::WorkerAddress> {
