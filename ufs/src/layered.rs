@@ -9,9 +9,9 @@ use bytes::Bytes;
 use larder_common::{Error, FileKind, Fingerprint, Name, Result};
 
 use crate::{
-    Attributes, BoxFuture, Capabilities, Content, Fetched, ListPage, ObjectPath, ObjectStatus, Operation, OrphanName,
-    Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt, Watch,
-    XattrChange, Xattrs,
+    Attributes, BoxFuture, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, Operation,
+    OrphanName, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt,
+    Watch, XattrChange, Xattrs,
 };
 
 /// What a decorator does to each call.
@@ -26,6 +26,11 @@ pub trait Layer: Debug + Send + Sync + 'static {
     /// What the store can do with this layer around it.
     fn capabilities(&self, inner: Capabilities) -> Capabilities {
         inner
+    }
+
+    /// Whether fetches concern it. If not, those in a row pass by it; else each is made by itself.
+    fn sees_fetches(&self) -> bool {
+        true
     }
 
     /// Sees the bytes of a fetch.
@@ -96,6 +101,10 @@ impl<L: Layer> UnderStore for Layered<L> {
         sink: Box<dyn Sink>,
     ) -> BoxFuture<'a, Result<Fetched>> {
         self.pass(Operation::Fetch, self.inner.fetch(path, expected, range, self.layer.sink(sink)))
+    }
+
+    fn fetch_row(&self, row: &[Arc<dyn Errand>]) -> Option<BoxFuture<'static, Result<()>>> {
+        if self.layer.sees_fetches() { None } else { self.inner.fetch_row(row) }
     }
 
     fn fetch_temporary<'a>(

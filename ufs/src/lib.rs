@@ -16,6 +16,7 @@ pub mod operation;
 pub mod path;
 pub mod read_only;
 pub mod registry;
+pub mod row;
 pub mod store;
 pub mod throttled;
 pub mod upload;
@@ -26,6 +27,7 @@ pub use object::{Fetched, ListPage, ObjectStatus, SampleEntry, Space};
 pub use operation::Operation;
 pub use path::{ObjectPath, OrphanName, TemporaryName};
 pub use registry::{OpenOptions, open};
+pub use row::Errand;
 pub use store::{BoxFuture, Sink, UnderStore};
 pub use upload::{
     Attributes, Content, Displaced, Expected, Publish, Removal, Rename, Upload, UploadReceipt, XattrChange, Xattrs,

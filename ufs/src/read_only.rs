@@ -34,6 +34,10 @@ impl Layer for ReadOnly {
         Box::pin(std::future::ready(Err(error)))
     }
 
+    fn sees_fetches(&self) -> bool {
+        false
+    }
+
     fn capabilities(&self, inner: Capabilities) -> Capabilities {
         Capabilities { writable: false, ..inner }
     }

@@ -11,14 +11,14 @@
 //! - Names are bytes. Larder's own directory (`.larder`) is never listed, and paths into it are `NotFound`.
 //! - Whoever decides calls from one place: workers fetch and upload, the master publishes and changes names.
 
-use std::{fmt::Debug, ops::Range, pin::Pin};
+use std::{fmt::Debug, ops::Range, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use larder_common::{Error, ErrorKind, FileKind, Fingerprint, Name, Result};
 
 use crate::{
-    Attributes, Capabilities, Content, Fetched, ListPage, ObjectPath, ObjectStatus, OrphanName, Publish, Removal,
-    Rename, SampleEntry, Space, TemporaryName, Upload, UploadReceipt, Watch, XattrChange, Xattrs,
+    Attributes, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, OrphanName, Publish,
+    Removal, Rename, SampleEntry, Space, TemporaryName, Upload, UploadReceipt, Watch, XattrChange, Xattrs,
 };
 
 /// A boxed future that can be sent between threads.
@@ -82,6 +82,16 @@ pub trait UnderStore: Debug + Send + Sync + 'static {
         range: Range<u64>,
         sink: Box<dyn Sink>,
     ) -> BoxFuture<'a, Result<Fetched>>;
+
+    /// Begins at once to fetch small objects in a row on one thread, each with its own end; the future ends after the
+    /// last of them, and dropping it gives up what has not begun. `None`: this store does nothing in a row, fetch each by
+    /// itself.
+    ///
+    /// # Errors
+    /// `Deadline` when the thread hangs, `Unavailable` when none is free: what has not ended by then will not end.
+    fn fetch_row(&self, _row: &[Arc<dyn Errand>]) -> Option<BoxFuture<'static, Result<()>>> {
+        None
+    }
 
     /// Reads back what an unfinished or unpublished upload holds.
     fn fetch_temporary<'a>(

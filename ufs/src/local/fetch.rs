@@ -10,6 +10,7 @@ use std::{
     io,
     ops::Range,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use larder_common::{Error, ErrorKind, FileKind, Fingerprint, Name, Result, clock::Clock};
@@ -20,7 +21,7 @@ use super::{
     root::{Private, Root},
     syscalls::{self, failure},
 };
-use crate::{Fetched, ObjectPath, Sink, object::is_settled};
+use crate::{Errand, Fetched, ObjectPath, Sink, object::is_settled};
 
 /// The longest range that a task reads by itself.
 pub(super) const QUICK: u64 = 1 << 20;
@@ -55,6 +56,24 @@ impl Source {
             Source::Private(private, near, name) => open_private(root, *private, near, name, flags),
         }
     }
+}
+
+/// Fetches one after another, each with its own end.
+///
+/// # Errors
+/// When nobody waits for the row any more.
+pub(super) fn run_row(row: &[Arc<dyn Errand>], root: &Root, clock: &dyn Clock, progress: &Progress) -> Result<()> {
+    for errand in row {
+        progress.step()?;
+        if !errand.begin() {
+            continue;
+        }
+        let (source, taker) = (Source::Object(errand.object().clone()), Arc::clone(errand));
+        let sink = Box::new(move |offset: u64, bytes: &[u8]| taker.accept(offset, bytes));
+        let fetch = Fetch::new(source, errand.expected().cloned(), errand.range(), sink);
+        errand.end(fetch.run(root, clock, progress));
+    }
+    Ok(())
 }
 
 /// Opens a file in one of Larder's own directories.

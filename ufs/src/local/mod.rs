@@ -40,9 +40,9 @@ use self::{
     root::{Private, Root},
 };
 use crate::{
-    Attributes, BoxFuture, Capabilities, Content, Fetched, ListPage, ObjectPath, ObjectStatus, OpenOptions, OrphanName,
-    Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt, Watch,
-    XattrChange, Xattrs,
+    Attributes, BoxFuture, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, OpenOptions,
+    OrphanName, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt,
+    Watch, XattrChange, Xattrs,
 };
 
 /// What a store's calls, uploads and watchers share.
@@ -176,6 +176,16 @@ impl UnderStore for LocalStore {
         sink: Box<dyn Sink>,
     ) -> BoxFuture<'a, Result<Fetched>> {
         self.read(Fetch::new(Source::Object(path.clone()), expected.cloned(), range, sink))
+    }
+
+    fn fetch_row(&self, row: &[Arc<dyn Errand>]) -> Option<BoxFuture<'static, Result<()>>> {
+        let (root, clock) = (Arc::clone(&self.inner.root), Arc::clone(&self.inner.options.clock));
+        let row = row.to_vec();
+        let begun = self.inner.pool.begin(move |progress| fetch::run_row(&row, &root, &*clock, progress));
+        Some(match begun {
+            Ok(running) => Box::pin(running),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        })
     }
 
     fn fetch_temporary<'a>(

@@ -123,23 +123,21 @@ impl Pool {
         T: Send + 'static,
         F: FnOnce(&Progress) -> Result<T> + Send + 'static,
     {
-        let (sender, mut receiver) = oneshot::channel();
+        self.begin(work)?.await
+    }
+
+    /// Hands `work` over at once; the future waits for it as [`Pool::run`] does.
+    pub(super) fn begin<T, F>(&self, work: F) -> Result<impl Future<Output = Result<T>> + Send + 'static>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Progress) -> Result<T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
         let progress = Progress::new();
         let waiting = Waiting(Arc::clone(&progress));
         let work = Box::new(move |progress: &Progress| drop(sender.send(work(progress))));
         self.0.submit(Job { progress, always: false, work })?;
-        let deadline = self.0.deadline;
-        let mut patience = deadline;
-        loop {
-            match tokio::time::timeout(patience, &mut receiver).await {
-                Ok(Ok(result)) => return result,
-                Ok(Err(_)) => return Err(self.0.error(ErrorKind::Unavailable, "an operation broke down")),
-                Err(_) => match deadline.saturating_sub(waiting.0.idle()) {
-                    Duration::ZERO => return Err(self.0.hangs(ErrorKind::Deadline)),
-                    left => patience = left,
-                },
-            }
-        }
+        Ok(wait(Arc::clone(&self.0), waiting, receiver))
     }
 
     /// Runs `work` some time later; nobody waits for it. Lost when the pool is full or hangs.
@@ -147,6 +145,22 @@ impl Pool {
         let job = Job { progress: Progress::new(), always: true, work: Box::new(move |_| work()) };
         if let Err(error) = self.0.submit(job) {
             tracing::warn!(%error, "a temporary stays behind until the master clears it");
+        }
+    }
+}
+
+/// Waits for a job, as long as it shows progress within each deadline.
+async fn wait<T>(shared: Arc<Shared>, waiting: Waiting, mut receiver: oneshot::Receiver<Result<T>>) -> Result<T> {
+    let deadline = shared.deadline;
+    let mut patience = deadline;
+    loop {
+        match tokio::time::timeout(patience, &mut receiver).await {
+            Ok(Ok(result)) => return result,
+            Ok(Err(_)) => return Err(shared.error(ErrorKind::Unavailable, "an operation broke down")),
+            Err(_) => match deadline.saturating_sub(waiting.0.idle()) {
+                Duration::ZERO => return Err(shared.hangs(ErrorKind::Deadline)),
+                left => patience = left,
+            },
         }
     }
 }

@@ -229,3 +229,92 @@ async fn a_further_file_system_has_temporaries_of_its_own() {
     store.destroy_temporary(&again).await.unwrap();
     assert!(store.list_temporaries().await.unwrap().is_empty(), "destroyed wherever it is");
 }
+
+/// An errand that writes down what happens to it.
+#[derive(Debug)]
+struct Note {
+    object: ObjectPath,
+    expected: Option<Fingerprint>,
+    wanted: bool,
+    bytes: Mutex<Vec<u8>>,
+    ended: Mutex<Option<Result<Fetched>>>,
+}
+
+impl Note {
+    fn new(object: &str, expected: Option<Fingerprint>, wanted: bool) -> Arc<Self> {
+        let (object, bytes, ended) = (path(object), Mutex::default(), Mutex::default());
+        Arc::new(Self { object, expected, wanted, bytes, ended })
+    }
+
+    fn kind(&self) -> Option<larder_common::ErrorKind> {
+        self.ended.lock().as_ref().and_then(|ended| ended.as_ref().err()).map(Error::kind)
+    }
+}
+
+impl Errand for Note {
+    fn object(&self) -> &ObjectPath {
+        &self.object
+    }
+
+    fn expected(&self) -> Option<&Fingerprint> {
+        self.expected.as_ref()
+    }
+
+    fn range(&self) -> Range<u64> {
+        0..u64::MAX
+    }
+
+    fn begin(&self) -> bool {
+        self.wanted
+    }
+
+    fn accept(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        assert_eq!(offset, self.bytes.lock().len() as u64);
+        self.bytes.lock().extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end(&self, fetched: Result<Fetched>) {
+        assert!(self.ended.lock().replace(fetched).is_none(), "ended once");
+    }
+}
+
+#[tokio::test]
+async fn a_row_ends_each_by_itself_and_a_change_is_seen_in_it_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let content = vec![7; 1_300_000];
+    fs::write(dir.path().join("large"), &content).unwrap();
+    fs::write(dir.path().join("small"), "12345").unwrap();
+    let was = store.status(&path("small")).await.unwrap().fingerprint;
+    fs::write(dir.path().join("small"), "123456").unwrap();
+    let row = [
+        Note::new("large", None, true),
+        Note::new("none", None, true),
+        Note::new("small", Some(was), true),
+        Note::new("small", None, false),
+        Note::new("small", None, true),
+    ];
+    let errands: Vec<Arc<dyn Errand>> = row.iter().map(|note| Arc::clone(note) as _).collect();
+    store.fetch_row(&errands).unwrap().await.unwrap();
+    let fetched = row[0].ended.lock().take().unwrap().unwrap();
+    assert_eq!((fetched.bytes, fetched.fingerprint.size), (1_300_000, 1_300_000));
+    assert!(*row[0].bytes.lock() == content);
+    assert_eq!(row[1].kind(), Some(larder_common::ErrorKind::NotFound));
+    assert_eq!(row[2].kind(), Some(larder_common::ErrorKind::Changed), "another one than was expected");
+    assert!(row[2].bytes.lock().is_empty() && row[3].ended.lock().is_none(), "left out");
+    assert!(row[4].bytes.lock()[..] == *b"123456" && row[4].ended.lock().take().unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn rows_pass_by_layers_that_fetches_do_not_concern() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("f"), "12345").unwrap();
+    let store: Arc<dyn UnderStore> = Arc::new(store(dir.path()).await);
+    let note = Note::new("f", None, true);
+    let read_only = crate::read_only::ReadOnly::around(Arc::clone(&store));
+    read_only.fetch_row(&[Arc::clone(&note) as _]).unwrap().await.unwrap();
+    assert_eq!(note.bytes.lock()[..], *b"12345");
+    let throttled = crate::throttled::Throttled::around(store, 1, 1, Duration::from_secs(1));
+    assert!(throttled.fetch_row(&[note as _]).is_none(), "it counts each fetch");
+}
