@@ -13,8 +13,10 @@ use crate::v1;
 pub const FORMAT: u32 = 1;
 /// The oldest format that it understands.
 pub const OLDEST_FORMAT: u32 = 1;
-/// The feature bits that it has. None is given yet.
-pub const FEATURES: u64 = 0;
+/// A worker that takes `ShortAhead`.
+pub const FEATURE_AHEAD: u64 = 1;
+/// The feature bits that it has.
+pub const FEATURES: u64 = FEATURE_AHEAD;
 /// The version of the binary, for messages.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -22,6 +22,7 @@ use nix::{
         getsockopt, listen, sendmsg, setsockopt, socket, sockopt,
     },
 };
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::io::unix::AsyncFd;
 
@@ -32,7 +33,11 @@ pub const PACKET_MAX: usize = 128 << 10;
 
 /// One end of a connection.
 #[derive(Debug)]
-pub struct Socket(AsyncFd<OwnedFd>);
+pub struct Socket {
+    fd: AsyncFd<OwnedFd>,
+    /// The buffer of whoever received last.
+    spare: Mutex<Vec<u8>>,
+}
 
 /// A packet that came.
 #[derive(Debug)]
@@ -62,7 +67,7 @@ impl Socket {
             // The kernel clamps what is asked to its limit; a smaller buffer only makes large packets fail by name.
             let _ = setsockopt(&fd, sockopt::SndBuf, &size);
         }
-        Ok(Self(register(fd)?))
+        Ok(Self { fd: register(fd)?, spare: Mutex::default() })
     }
 
     /// The process at the other end.
@@ -70,7 +75,7 @@ impl Socket {
     /// # Errors
     /// Where the kernel cannot tell.
     pub fn peer(&self) -> Result<Caller> {
-        let peer = getsockopt(&self.0, sockopt::PeerCredentials).map_err(io::Error::from)?;
+        let peer = getsockopt(&self.fd, sockopt::PeerCredentials).map_err(io::Error::from)?;
         Ok(Caller { uid: peer.uid(), gids: vec![peer.gid()], name: String::new() })
     }
 
@@ -79,18 +84,26 @@ impl Socket {
     /// # Errors
     /// `Unavailable` when the other end is gone, `Invalid` for a packet that is too long.
     pub async fn send<M: Message>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        let bytes = message.encode_to_vec();
-        if bytes.len() > PACKET_MAX || descriptors.len() > DESCRIPTORS_MAX {
-            let what = format!("a packet of {} bytes and {} descriptors", bytes.len(), descriptors.len());
-            return Err(Error::new(ErrorKind::Invalid, what).advise("ask for less at a time"));
-        }
-        let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let (bytes, raw) = packet(message, descriptors)?;
         loop {
-            let mut ready = self.0.writable().await?;
+            let mut ready = self.fd.writable().await?;
             match ready.try_io(|fd| send_now(fd.as_fd(), &bytes, &raw)) {
                 Ok(result) => return result.map_err(gone),
                 Err(_would_block) => {}
             }
+        }
+    }
+
+    /// Sends one packet if that needs no wait; `false` if it does, and nothing was sent.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    pub fn try_send<M: Message>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<bool> {
+        let (bytes, raw) = packet(message, descriptors)?;
+        match send_now(self.fd.get_ref().as_fd(), &bytes, &raw) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(gone(e)),
         }
     }
 
@@ -99,10 +112,17 @@ impl Socket {
     /// # Errors
     /// `Unavailable` when the connection broke, `Mismatch` for a packet that is not a message.
     pub async fn receive<M: Message + Default>(&self) -> Result<Option<Received<M>>> {
-        let mut buffer = vec![0; PACKET_MAX];
+        let mut buffer = std::mem::take(&mut *self.spare.lock());
+        buffer.resize(PACKET_MAX, 0);
+        let received = self.receive_into(&mut buffer).await;
+        *self.spare.lock() = buffer;
+        received
+    }
+
+    async fn receive_into<M: Message + Default>(&self, buffer: &mut [u8]) -> Result<Option<Received<M>>> {
         loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|fd| receive_now(fd.as_fd(), &mut buffer)) {
+            let mut ready = self.fd.readable().await?;
+            match ready.try_io(|fd| receive_now(fd.as_fd(), buffer)) {
                 Ok(Ok((0, ..))) => return Ok(None),
                 Ok(Ok((length, descriptors, truncated))) => {
                     let message = M::decode(&buffer[..length])
@@ -207,6 +227,16 @@ fn flags() -> SockFlag {
 fn gone(error: io::Error) -> Error {
     let message = format!("the short-circuit connection broke: {error}");
     Error::new(ErrorKind::Unavailable, message)
+}
+
+/// A message and its descriptors as they are sent.
+fn packet<M: Message>(message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<(Vec<u8>, Vec<i32>)> {
+    let bytes = message.encode_to_vec();
+    if bytes.len() > PACKET_MAX || descriptors.len() > DESCRIPTORS_MAX {
+        let what = format!("a packet of {} bytes and {} descriptors", bytes.len(), descriptors.len());
+        return Err(Error::new(ErrorKind::Invalid, what).advise("ask for less at a time"));
+    }
+    Ok((bytes, descriptors.iter().map(AsRawFd::as_raw_fd).collect()))
 }
 
 fn send_now(fd: BorrowedFd<'_>, bytes: &[u8], descriptors: &[i32]) -> io::Result<()> {
@@ -321,6 +351,24 @@ mod tests {
         let message = v1::ShortLease { items: vec![item] };
         client.send(&message, &[]).await.unwrap();
         assert_eq!(server.receive::<v1::ShortLease>().await.unwrap().unwrap().message, message);
+    }
+
+    #[tokio::test]
+    async fn what_would_wait_is_not_sent() {
+        let (_directory, _listener, client, server) = pair().await;
+        let item = v1::ShortLeaseItem { grant: vec![7; PACKET_MAX - 64].into(), ..Default::default() };
+        let message = v1::ShortLease { items: vec![item] };
+        let mut sent = 0;
+        while client.try_send(&message, &[]).unwrap() {
+            sent += 1;
+        }
+        assert!(sent > 0);
+        for _ in 0..sent {
+            assert_eq!(server.receive::<v1::ShortLease>().await.unwrap().unwrap().message, message);
+        }
+        assert!(client.try_send(&message, &[]).unwrap(), "there is room again");
+        drop(server);
+        assert_eq!(client.try_send(&message, &[]).unwrap_err().kind(), ErrorKind::Unavailable);
     }
 
     #[tokio::test]

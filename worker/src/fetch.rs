@@ -92,7 +92,7 @@ impl Services {
         }
     }
 
-    async fn run_flight(self: Arc<Self>, want: Want, landing: Landing) {
+    pub(crate) async fn run_flight(self: Arc<Self>, want: Want, landing: Landing) {
         let request = FillRequest { block: want.block(), spec: want.spec(), purpose: want.purpose };
         let store = self.store.clone();
         match blocking(move || store.reserve(&request)).await {
@@ -105,7 +105,7 @@ impl Services {
     }
 
     /// Somebody else in this process fills the block: a promotion, a writer.
-    async fn follow_other(&self, follower: &Follower, landing: Landing) {
+    pub(crate) async fn follow_other(&self, follower: &Follower, landing: Landing) {
         let mut progress = follower.watch();
         loop {
             let now = *progress.borrow_and_update();

@@ -3,7 +3,8 @@
 //! [`serve`] runs one. What lives where:
 //!
 //! - [`store`]: cache files and their books; [`eviction`]: which blocks stay.
-//! - having bytes: `fetch` and `flight` (one fetch for all who wait), `source` (a peer or the under store), `unkept` (bytes
+//! - having bytes: `fetch` and `flight` (one fetch for all who wait), `row` (small files, many by one thread),
+//!   `source` (a peer or the under store), `unkept` (bytes
 //!   that pass through), `readahead`, `promotion`; `mounts` and `peers` say where bytes come from.
 //! - giving them: `short` (descriptors for co-located clients), `content` and `rpc` (streams).
 //! - taking them: `writing`, `upload`, `persist`.
@@ -31,6 +32,7 @@ mod peers;
 mod persist;
 mod promotion;
 mod reports;
+mod row;
 mod rpc;
 mod scrub;
 mod services;

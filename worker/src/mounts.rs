@@ -93,6 +93,12 @@ impl Mount {
         }
     }
 
+    /// The store and the right to fetch from it, if both can be had without a wait.
+    pub(crate) fn at_hand(&self) -> Option<(Arc<dyn UnderStore>, OwnedSemaphorePermit)> {
+        let store = self.opening.try_lock().ok()?.store.clone()?;
+        Some((store, self.fetches.clone().try_acquire_owned().ok()?))
+    }
+
     /// The right to fetch, one of a bounded number; `Busy` when none becomes free in time.
     pub(crate) async fn permit(&self, within: Duration) -> Result<OwnedSemaphorePermit> {
         match tokio::time::timeout(within, self.fetches.clone().acquire_owned()).await {
@@ -136,6 +142,11 @@ impl Mounts {
         }
         drop(mounts);
         self.arrived.send_modify(|version| *version += 1);
+    }
+
+    /// The mount with this number, if it is in the table.
+    pub(crate) fn known(&self, id: MountId) -> Option<Arc<Mount>> {
+        self.table.read().get(&id).cloned()
     }
 
     /// The mount with this number. Waits a moment for a table that is on its way.

@@ -16,7 +16,7 @@ use larder_ufs::{BoxFuture, UnderStore};
 use parking_lot::RwLock;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -385,6 +385,8 @@ impl Start {
             writings: crate::writings::Writings::default(),
             clients: crate::short::Clients::default(),
             buffers: buffers(self.config.buffers.0),
+            ahead_rows: Arc::new(Semaphore::new(crate::short::ROWS)),
+            ahead_bytes: Arc::default(),
             draining: false.into(),
             metrics,
             store,

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +46,10 @@ pub(crate) struct Services {
     pub(crate) writings: Writings,
     pub(crate) clients: Clients,
     pub(crate) buffers: Arc<Semaphore>,
+    /// The rows of small files that are fetched ahead at the same time.
+    pub(crate) ahead_rows: Arc<Semaphore>,
+    /// Bytes that are to be fetched ahead in rows.
+    pub(crate) ahead_bytes: Arc<AtomicU64>,
     /// The worker is stopping: no new writes.
     pub(crate) draining: AtomicBool,
 }

@@ -150,20 +150,26 @@ impl Services {
         let (path, expected) = (ObjectPath::new(&grant.object)?, grant.fingerprint.as_ref());
         let sink = Box::new(move |offset: u64, bytes: &[u8]| taker.take(offset, bytes));
         let fetched = store.fetch(&path, expected, range.clone(), sink).await;
-        let fetched = fetched.map_err(|error| self.outdated(error, &path))?;
-        self.metrics.under_bytes.add(fetched.bytes);
-        if fetched.bytes != range.end - range.start {
-            let short = Error::new(ErrorKind::Changed, format!("the object has {} bytes there", fetched.bytes));
-            return Err(self.outdated(short, &path));
-        }
+        let fetched = self.complete(fetched, range, &path)?;
         match expected {
             Some(expected) => self.settled(store, &path, expected, &fetched).await,
             None => Ok(()),
         }
     }
 
+    /// What came of a fetch, if it is all that was asked for.
+    pub(crate) fn complete(&self, fetched: Result<Fetched>, range: Range<u64>, path: &ObjectPath) -> Result<Fetched> {
+        let fetched = fetched.map_err(|error| self.outdated(error, path))?;
+        self.metrics.under_bytes.add(fetched.bytes);
+        if fetched.bytes != range.end - range.start {
+            let short = Error::new(ErrorKind::Changed, format!("the object has {} bytes there", fetched.bytes));
+            return Err(self.outdated(short, path));
+        }
+        Ok(fetched)
+    }
+
     /// A fingerprint that is too young to be believed is taken once more.
-    async fn settled(
+    pub(crate) async fn settled(
         &self,
         store: &dyn UnderStore,
         path: &ObjectPath,

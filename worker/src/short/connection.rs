@@ -20,7 +20,7 @@ use larder_proto::{
 };
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{HELLO_PATIENCE, REQUESTS_MAX, SEND_PATIENCE, lease::Held, write::Writes};
@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) tracks: Mutex<Tracks>,
     /// Ends everything that is done for this client.
     pub(crate) over: CancellationToken,
+    /// For what is begun by threads that are not the runtime's.
+    runtime: Handle,
     last: AtomicU64,
 }
 
@@ -96,6 +98,7 @@ fn enter(services: Arc<Services>, socket: Socket, stop: &CancellationToken) -> A
         writes: Writes::default(),
         tracks: Mutex::default(),
         over: stop.child_token(),
+        runtime: Handle::current(),
         last: AtomicU64::new(0),
     });
     services.clients.all.lock().insert(number, connection.clone());
@@ -162,8 +165,13 @@ impl Connection {
             let Some(request) = self.at_once(received.tag, received.what).await else { continue };
             let connection = self.clone();
             tasks.spawn(async move {
-                let answer = connection.slowly(request).await;
-                connection.reply(received.tag, answer).await;
+                match request {
+                    Request::Ahead(ahead) => connection.ahead(received.tag, ahead).await,
+                    request => {
+                        let answer = connection.slowly(request).await;
+                        connection.reply(received.tag, answer).await;
+                    }
+                }
                 drop(permit);
             });
         }
@@ -179,6 +187,7 @@ impl Connection {
                 let answer = self.lease(lease).await;
                 self.reply(tag, answer).await;
             }
+            Some(Request::Lease(lease)) => return self.lone(tag, lease).map(Request::Lease),
             None | Some(Request::Hello(_)) => {
                 let unknown = Error::new(ErrorKind::Mismatch, "a request that is not known here");
                 self.reply(tag, Err(unknown)).await;
@@ -195,7 +204,9 @@ impl Connection {
             Request::Write(write) => self.begin_write(write).await,
             Request::Extend(extend) => self.extend(extend).await,
             Request::Seal(seal) => self.seal(seal).await,
-            Request::Hello(_) | Request::Return(_) | Request::Drop(_) | Request::Touches(_) => Ok(Answer::default()),
+            Request::Hello(_) | Request::Return(_) | Request::Drop(_) | Request::Touches(_) | Request::Ahead(_) => {
+                Ok(Answer::default())
+            }
         }
     }
 
@@ -203,6 +214,39 @@ impl Connection {
     async fn reply(&self, tag: u64, answer: Result<Answer>) {
         let answer = answer.unwrap_or_else(|error| Reply::Failure(error.into()).into());
         self.send(v1::ShortReply { tag, what: answer.what }, &answer.descriptors).await;
+    }
+
+    /// Answers a request from any thread, at once where the socket has room.
+    pub(crate) fn reply_now(self: &Arc<Self>, tag: u64, answer: Answer) {
+        let reply = v1::ShortReply { tag, what: answer.what };
+        let borrowed: Vec<BorrowedFd<'_>> = answer.descriptors.iter().map(AsFd::as_fd).collect();
+        match self.socket.try_send(&reply, &borrowed) {
+            Ok(true) => {}
+            Ok(false) => {
+                let connection = self.clone();
+                self.runtime.spawn(async move { connection.send(reply, &answer.descriptors).await });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a short-circuit client was disconnected");
+                self.over.cancel();
+            }
+        }
+    }
+
+    /// Leases the usual way and answers, for a thread that cannot wait for it.
+    pub(crate) fn lease_later(self: &Arc<Self>, tag: u64, request: v1::ShortLease) {
+        let connection = self.clone();
+        self.runtime.spawn(async move {
+            let over = connection.over.clone();
+            let work = async {
+                let answer = connection.lease(request).await;
+                connection.reply(tag, answer).await;
+            };
+            tokio::select! {
+                () = work => {}
+                () = over.cancelled() => {}
+            }
+        });
     }
 
     /// Sends a packet; the descriptors are the caller's to close.

@@ -53,7 +53,7 @@ impl FileIdentity {
 }
 
 /// A lease that was granted, before it is written down.
-struct Granting {
+pub(crate) struct Granting {
     held: Held,
     answer: v1::ShortLeaseAnswer,
     descriptor: OwnedFd,
@@ -88,12 +88,17 @@ impl Connection {
                 }
             }
         }
-        let what = v1::short_reply::What::Leased(v1::ShortLeased { answers });
+        let what = v1::short_reply::What::Leased(v1::ShortLeased { answers, more: false });
         Ok(Answer { what: Some(what), descriptors })
     }
 
-    fn write_down(&self, granting: Granting) -> Result<(v1::ShortLeaseAnswer, OwnedFd)> {
+    /// Enters a lease into the connection's list, which is what gives it back when the client goes.
+    pub(crate) fn write_down(&self, granting: Granting) -> Result<(v1::ShortLeaseAnswer, OwnedFd)> {
         let mut leases = self.leases.lock();
+        if self.over.is_cancelled() {
+            // The list has been, or will be, emptied for the last time.
+            return Err(Error::new(ErrorKind::Unavailable, "the client went away"));
+        }
         if leases.len() >= LEASES_MAX {
             let error = Error::new(ErrorKind::Busy, format!("this connection holds {LEASES_MAX} leases"));
             return Err(error.advise("give some back first"));
@@ -174,7 +179,7 @@ impl Connection {
     }
 
     /// The fastest cache file of a lease, as an answer.
-    fn granting(&self, mut lease: FileLease) -> Result<Granting> {
+    pub(crate) fn granting(&self, mut lease: FileLease) -> Result<Granting> {
         let (key, length) = (lease.key(), lease.length());
         let gone = || Error::new(ErrorKind::NotFound, "nothing of the file is in this worker's cache");
         let part = lease.parts_mut().first_mut().ok_or_else(gone)?;
@@ -205,7 +210,7 @@ pub(crate) fn want(granted: &Arc<Granted>, index: BlockIndex) -> Want {
     Want { granted: granted.clone(), index, peers: Arc::from([]), purpose: Purpose::Read }
 }
 
-fn no_room() -> Error {
+pub(crate) fn no_room() -> Error {
     Error::new(ErrorKind::NoSpace, "there is no room to keep the file; read it as a stream")
 }
 

@@ -6,13 +6,16 @@
 //!
 //! - [`socket`]: where the worker listens.
 //! - [`connection`]: one client: hello, requests, replies.
+//! - [`lone`]: one small file, the shortest way; [`ahead`]: files that will be wanted soon.
 //! - [`lease`]: grants into descriptors; [`wait`]: bytes on their way; [`write`]: files being written.
 //! - [`recall`]: asking for leases back.
 //!
 //! Descriptors are opened to be sent and closed when they have been; the worker keeps none.
 
+pub(crate) mod ahead;
 pub(crate) mod connection;
 pub(crate) mod lease;
+pub(crate) mod lone;
 pub(crate) mod recall;
 pub(crate) mod socket;
 pub(crate) mod wait;
@@ -20,6 +23,7 @@ pub(crate) mod write;
 
 use std::time::Duration;
 
+pub(crate) use ahead::ROWS;
 pub(crate) use connection::Clients;
 
 /// How long a client may take to say hello.

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use larder_common::{BlockId, ErrorKind};
 
 use super::{
-    block_store::{Inner, count},
+    block_store::{BlockStore, Inner, count},
     books::Rule,
     directory::{Directory, Full, Space},
     key::FileKey,
@@ -32,6 +32,15 @@ pub(crate) struct Want {
     pub(crate) unpersisted: bool,
     /// Only this tier.
     pub(crate) only: Option<TierIndex>,
+}
+
+impl BlockStore {
+    /// How many bytes some directory has to spare: they fit without anything being dropped for them, now or by reclaim.
+    #[must_use]
+    pub fn spare(&self) -> u64 {
+        let spare = |d: &Arc<Directory>| self.0.watermarks.low_bytes(d.capacity()).saturating_sub(d.used());
+        self.0.directories.iter().map(spare).max().unwrap_or(0)
+    }
 }
 
 impl Inner {
