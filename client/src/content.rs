@@ -8,8 +8,8 @@
 
 use std::{
     sync::{
-        Arc, Weak,
-        atomic::{AtomicU32, Ordering},
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use crate::{
+    ahead::{AheadShare, Walk},
     descriptors::Residents,
     leases::Local,
     master::Trust,
@@ -57,6 +58,12 @@ pub(crate) struct Content {
     pub(crate) leasing: tokio::sync::Mutex<()>,
     refused: Mutex<Option<Refusal>>,
     handles: AtomicU32,
+    /// The walk of its directory.
+    pub(crate) walk: OnceLock<Arc<Walk>>,
+    /// It has been read, or is being, and its walk knows.
+    pub(crate) counted: AtomicBool,
+    /// While it is leased ahead and not read.
+    pub(crate) ahead: Mutex<Option<AheadShare>>,
 }
 
 impl Content {
@@ -77,6 +84,18 @@ impl Content {
     /// Lets the descriptor or mapping go; whoever reads from it now finishes first, views keep it.
     pub(crate) fn release(&self) {
         self.local.store(None);
+        self.forget_ahead();
+    }
+
+    /// It is not leased ahead any more.
+    pub(crate) fn forget_ahead(&self) {
+        let share = self.ahead.lock().take();
+        drop(share);
+    }
+
+    /// Whether nobody has read it or leased it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.counted.load(Ordering::Relaxed) && self.local.load().is_none() && self.ahead.lock().is_none()
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -226,6 +245,9 @@ impl Caches {
             leasing: tokio::sync::Mutex::default(),
             refused: Mutex::default(),
             handles: AtomicU32::new(0),
+            walk: OnceLock::new(),
+            counted: AtomicBool::new(false),
+            ahead: Mutex::default(),
         });
         versions.add(&content);
         content

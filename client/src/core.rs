@@ -9,13 +9,14 @@ use larder_proto::{
     convert::WorkerAddress,
     v1::{self, command::What},
 };
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ahead::Ahead,
     calls::{How, Outcome},
     config::Config,
     content::{Caches, Content},
+    leases::Local,
     master::Link,
     metadata::Known,
     options::CreateOptions,
@@ -25,9 +26,6 @@ use crate::{
     writer::Target,
 };
 
-/// After so many opens in one directory its next files are asked for along.
-const WALKING: u32 = 2;
-
 /// What all parts share.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -36,8 +34,7 @@ pub(crate) struct Core {
     pub(crate) caches: Arc<Caches>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) touches: Arc<touch::Touches>,
-    /// The directory in which files were opened last, and how many of them.
-    pub(crate) walked: Mutex<(Option<FsPath>, u32)>,
+    pub(crate) ahead: Ahead,
     pub(crate) end: CancellationToken,
     /// The session has ended.
     pub(crate) over: CancellationToken,
@@ -51,26 +48,21 @@ impl Drop for Core {
 }
 
 impl Core {
-    /// Whether a directory is being walked, so that siblings should come along.
-    fn is_walking(&self, path: &FsPath) -> bool {
-        let mut walked = self.walked.lock();
-        let parent = path.parent();
-        if walked.0 == parent {
-            walked.1 = walked.1.saturating_add(1);
-        } else {
-            *walked = (parent, 1);
-        }
-        walked.1 > WALKING
-    }
-
     fn near(&self) -> Bytes {
         self.workers.near().map(WorkerId::to_bytes).unwrap_or_default().into()
     }
 
-    /// What is known of a path with its content, asked for if need be.
-    pub(crate) async fn open(&self, path: &FsPath) -> Result<Known> {
+    /// What is known of a path with its content, asked for at the master.
+    pub(crate) async fn open(self: &Arc<Self>, path: &FsPath) -> Result<Known> {
+        let (reply, epoch) = self.ask_open(path, false).await?;
+        let known = self.caches.opened(path, &reply, &reply.workers, epoch)?;
+        self.opened_cold(path, known.content.as_ref());
+        Ok(known)
+    }
+
+    /// The master's answer for a path, and the epoch of the caches before it was asked.
+    pub(crate) async fn ask_open(&self, path: &FsPath, siblings: bool) -> Result<(v1::OpenReply, u64)> {
         let epoch = self.caches.metadata.epoch();
-        let siblings = self.is_walking(path);
         let request = v1::OpenRequest {
             path: path.as_bytes().to_vec().into(),
             siblings,
@@ -81,19 +73,14 @@ impl Core {
             let request = request.clone();
             async move { client.open(request).await }
         });
-        let reply = reply.await.map_err(|error| error.at(path.as_bytes()))?;
-        self.siblings(path, &reply, epoch);
-        self.caches.opened(path, &reply, &reply.workers, epoch)
+        Ok((reply.await.map_err(|error| error.at(path.as_bytes()))?, epoch))
     }
 
-    fn siblings(&self, path: &FsPath, reply: &v1::OpenReply, epoch: u64) {
-        for sibling in &reply.siblings {
-            let name = sibling.status.as_ref().and_then(|status| larder_common::Name::new(&status.name).ok());
-            if let Some((parent, name)) = path.parent().zip(name) {
-                // A sibling that makes no sense is asked for again when it is wanted.
-                let _ = self.caches.opened(&parent.join(&name), sibling, &reply.workers, epoch);
-            }
-        }
+    /// Has a descriptor or mapping that was leased at hand from now on, until it is evicted or asked back.
+    pub(crate) fn keep(&self, content: &Arc<Content>, local: Arc<Local>) {
+        content.local.store(Some(Arc::clone(&local)));
+        self.caches.residents.admit(Arc::clone(content), &local);
+        local.lease.held_by(content, &local);
     }
 
     /// Asks for a new grant and new places of a version that is open.

@@ -155,4 +155,5 @@ impl Residents {
 /// Lets go of it, unless something else has taken its place.
 pub(crate) fn evict(content: &Content, local: Arc<Local>) {
     content.local.compare_and_swap(&local, None);
+    content.forget_ahead();
 }

@@ -185,6 +185,7 @@ impl File {
     fn count_local(&self, local: &Arc<Local>, length: u64, first: bool) {
         if first {
             self.0.core.touches.add(local);
+            self.0.core.reading(self.content(), self.0.read_type);
         }
         self.0.counters.local.fetch_add(length, Ordering::Relaxed);
     }

@@ -12,10 +12,10 @@ use larder_proto::{
     convert::WorkerAddress,
     v1::{self, command::What},
 };
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ahead::Ahead,
     calls::{How, Outcome},
     config::Config,
     content::Caches,
@@ -50,6 +50,12 @@ pub type Progress = std::pin::Pin<Box<dyn Stream<Item = Result<LoadProgress>> + 
 
 type Path = FsPath;
 
+/// Half of what this client keeps may be leased ahead.
+fn ahead(config: &Config) -> Ahead {
+    let on = config.short_circuit && config.read_ahead.0 > 0;
+    if on { Ahead::new(config.mappings_max / 2, config.mapped_max.0 / 2) } else { Ahead::new(0, 0) }
+}
+
 fn bytes(path: &FsPath) -> Bytes {
     Bytes::copy_from_slice(path.as_bytes())
 }
@@ -72,7 +78,8 @@ impl FileSystem {
             session.await;
             ended.cancel();
         });
-        let core = Core { config, link, caches, workers, touches, walked: Mutex::default(), end, over };
+        let ahead = ahead(&config);
+        let core = Core { config, link, caches, workers, touches, ahead, end, over };
         let fs = Self(Arc::new(core));
         fs.0.link.up(fs.0.link.deadline()).await?;
         fs.look_after();

@@ -30,6 +30,7 @@
 //! `content`, `descriptors` are caches; `session`, `calls` and `master` speak with the master; `workers`, `short`,
 //! `leases`, `stream`, `sink` with workers; `plan`, `retry` and the table in `calls` decide and do nothing else.
 
+mod ahead;
 mod bits;
 pub mod blocking;
 mod calls;

@@ -267,15 +267,15 @@ impl<'f> Reading<'f> {
         }
         let residents = &self.file.core.caches.residents;
         for _ in 0..2 {
-            let asked = short.lease(access.grant.clone(), self.file.read_type, offset, deadline).await;
-            match asked {
+            let asked = short.lease(access.grant.clone(), self.file.read_type, offset, deadline);
+            // While the worker is at it.
+            let walk = async { self.file.core.reading(self.content, self.file.read_type) };
+            match futures_util::join!(asked, walk).0 {
                 Ok(leased) => {
                     let name = (self.content.file, self.content.generation);
                     let shape = (self.content.length, self.content.block_size);
                     let local = Arc::new(Local::new(leased, name, shape, residents)?);
-                    self.content.local.store(Some(Arc::clone(&local)));
-                    residents.admit(Arc::clone(self.content), &local);
-                    short.holds(self.content, &local);
+                    self.file.core.keep(self.content, Arc::clone(&local));
                     return Ok(Ok((local, true)));
                 }
                 Err(Refused::Crowded) => residents.shrink(),

@@ -11,11 +11,12 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     os::fd::OwnedFd,
     path::Path,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -71,9 +72,17 @@ struct Answer {
     ticket: Option<Ticket>,
 }
 
+/// Takes leases that were asked for ahead, as they come. Dropped when no more will come.
+pub(crate) trait AheadTaker: fmt::Debug + Send {
+    fn leased(&mut self, leased: Leased);
+    /// That was the last answer.
+    fn over(self: Box<Self>);
+}
+
 #[derive(Debug)]
 enum Pending {
     Leases(Vec<LeaseReply>),
+    Ahead(Box<dyn AheadTaker>),
     One(oneshot::Sender<Answer>),
 }
 
@@ -94,12 +103,16 @@ struct Shared {
     held: Mutex<FxHashMap<u64, Held>>,
     closed: OnceLock<Instant>,
     tags: AtomicU64,
+    /// Leases that callers wait for now.
+    asking: AtomicUsize,
 }
 
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Short {
     shared: Arc<Shared>,
+    socket: Arc<Socket>,
+    features: u64,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
@@ -113,6 +126,15 @@ pub(crate) struct LeaseGuard {
 impl LeaseGuard {
     pub(crate) fn worker(&self) -> WorkerId {
         self.shared.worker
+    }
+
+    /// Recalls of this lease let go of this file from now on.
+    pub(crate) fn held_by(&self, content: &Arc<Content>, local: &Arc<Local>) {
+        let entry = Held::By(Arc::downgrade(content), Arc::downgrade(local));
+        let before = self.shared.held.lock().insert(self.number, entry);
+        if before.is_some() {
+            evict(content, Arc::clone(local));
+        }
     }
 
     /// When the connection closed, if it did.
@@ -173,11 +195,12 @@ impl Short {
             held: Mutex::default(),
             closed: OnceLock::new(),
             tags: AtomicU64::new(1),
+            asking: AtomicUsize::new(0),
         });
         let sender = send_all(Arc::clone(&socket), Arc::clone(&shared), queue);
-        let receiver = receive_all(socket, Arc::clone(&shared));
+        let receiver = receive_all(Arc::clone(&socket), Arc::clone(&shared));
         let tasks = [tokio::spawn(sender), tokio::spawn(receiver)].map(AbortOnDropHandle::new);
-        Ok(Arc::new(Self { shared, _tasks: tasks }))
+        Ok(Arc::new(Self { shared, socket, features: welcome.features, _tasks: tasks }))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -196,7 +219,14 @@ impl Short {
         let (reply, answer) = oneshot::channel();
         let read_type = v1::ReadType::from(read_type).into();
         let item = v1::ShortLeaseItem { grant, read_type, fetch: true, offset: Some(offset) };
-        if self.is_closed() || self.shared.out.send(Out::Lease(item, reply)).is_err() {
+        let asking = Asking::begin(&self.shared.asking);
+        if self.is_closed() {
+            return Err(Refused::Failed(gone()));
+        }
+        let queued = if asking.alone { self.send_now(item, reply) } else { Some((item, reply)) };
+        if let Some((item, reply)) = queued
+            && self.shared.out.send(Out::Lease(item, reply)).is_err()
+        {
             return Err(Refused::Failed(gone()));
         }
         match deadline.bound("the worker", answer).await {
@@ -206,12 +236,31 @@ impl Short {
         }
     }
 
-    /// Recalls of this lease let go of this file from now on.
-    pub(crate) fn holds(&self, content: &Arc<Content>, local: &Arc<Local>) {
-        let entry = Held::By(Arc::downgrade(content), Arc::downgrade(local));
-        let before = self.shared.held.lock().insert(local.lease.number, entry);
-        if before.is_some() {
-            evict(content, Arc::clone(local));
+    /// Sends a request by itself on the caller's thread, which saves the wake-up of the sending task. Gives back what did
+    /// not go.
+    fn send_now(&self, item: v1::ShortLeaseItem, reply: LeaseReply) -> Option<(v1::ShortLeaseItem, LeaseReply)> {
+        let packet = self.shared.lease_packet(&mut VecDeque::from([(item, reply)]));
+        if matches!(self.socket.try_send(&packet, &[]), Ok(true)) {
+            return None;
+        }
+        let Some(Pending::Leases(mut replies)) = self.shared.pending.lock().remove(&packet.tag) else { return None };
+        let What::Lease(mut lease) = packet.what? else { return None };
+        lease.items.pop().zip(replies.pop())
+    }
+
+    /// Whether the worker takes [`Self::ahead`].
+    pub(crate) fn takes_ahead(&self) -> bool {
+        self.features & greeting::FEATURE_AHEAD != 0
+    }
+
+    /// Asks for leases that will be wanted soon.
+    pub(crate) fn ahead(&self, items: Vec<v1::ShortLeaseItem>, taker: Box<dyn AheadTaker>) {
+        let tag = self.shared.tags.fetch_add(1, Ordering::Relaxed);
+        self.shared.pending.lock().insert(tag, Pending::Ahead(taker));
+        let request = v1::ShortRequest { tag, what: Some(What::Ahead(v1::ShortAhead { items })) };
+        if self.is_closed() || self.shared.out.send(Out::Other(request)).is_err() {
+            let taker = self.shared.pending.lock().remove(&tag);
+            drop(taker);
         }
     }
 
@@ -282,6 +331,25 @@ impl Short {
             Ok(answer) => Ok(answer),
             Err(_dropped) => Err(gone()),
         }
+    }
+}
+
+/// Counts callers that wait for a lease.
+struct Asking<'a> {
+    count: &'a AtomicUsize,
+    alone: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        let alone = count.fetch_add(1, Ordering::Relaxed) == 0;
+        Self { count, alone }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -390,6 +458,9 @@ impl Shared {
         }
         let pending = self.pending.lock().remove(&message.tag);
         match (what, pending) {
+            (Reply::Leased(leased), Some(Pending::Ahead(taker))) => {
+                self.leased_ahead(message.tag, leased, descriptors, truncated, taker);
+            }
             (Reply::Leased(leased), pending) => {
                 let replies = match pending {
                     Some(Pending::Leases(replies)) => replies,
@@ -410,6 +481,34 @@ impl Shared {
                     drop(reply.send(answer));
                 }
             }
+        }
+    }
+
+    /// Some of the leases that were asked for ahead. While the connection closes, nobody else takes their taker.
+    fn leased_ahead(
+        self: &Arc<Self>,
+        tag: u64,
+        leased: v1::ShortLeased,
+        descriptors: Vec<OwnedFd>,
+        truncated: bool,
+        mut taker: Box<dyn AheadTaker>,
+    ) {
+        let crowded = truncated || leased.answers.len() != descriptors.len();
+        let mut descriptors = descriptors.into_iter();
+        for answer in leased.answers {
+            // What was refused is asked for by itself when it is wanted.
+            if let Ok(leased) = self.one(answer, crowded, &mut descriptors) {
+                taker.leased(leased);
+            }
+        }
+        if leased.more {
+            self.pending.lock().insert(tag, Pending::Ahead(taker));
+            if self.closed.get().is_some() {
+                let taker = self.pending.lock().remove(&tag);
+                drop(taker);
+            }
+        } else {
+            taker.over();
         }
     }
 

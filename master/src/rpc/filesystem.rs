@@ -3,7 +3,7 @@
 //! Before a client is told something that it may cache, its session's interest in the directory is recorded, and only then
 //! the state is read: a change that comes in between finds the session, and the answer carries the Position that it is of.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 use futures_util::FutureExt;
@@ -151,16 +151,21 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
     reply.parent = found.parent.0;
     reply.validity = Some(found.validity);
     if asked.siblings && found.validity.session {
+        // Its names are wanted, but not at any price; what is loaded by then is answered.
+        let _ = tokio::time::timeout(SIBLINGS_PATIENCE, master.load_all(found.parent)).await;
         siblings(master, greeting, near, found, &mut reply);
     }
     Ok(reply)
 }
 
 /// So many further files of a directory that is being walked are answered with one of them.
-const SIBLINGS: usize = 64;
+const SIBLINGS: usize = 200;
+/// So long at most is waited until a directory that is being walked has been listed.
+const SIBLINGS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Answers for the files after one in its directory too, as far as they are known. The session's interest in the directory
-/// has been recorded with the first, so they are as good as that for as long.
+/// Answers for the files beside one too, as far as they are known: those after it, and then those from the beginning, for
+/// a walk may go in any order. The session's interest in the directory has been recorded with the first, so they are as
+/// good as that for as long.
 fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found: Found, reply: &mut v1::OpenReply) {
     let name = reply.status.as_ref().map(|status| status.name.clone()).unwrap_or_default();
     let next: Vec<FileId> = {
@@ -170,7 +175,10 @@ fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found:
                 state.status(*id).is_some_and(|status| status.kind.is_file() && status.complete && status.links == 1);
             file && state.may(*id, &greeting.caller, 4).is_ok()
         };
-        state.list(found.parent, Some(&name), SIBLINGS).into_iter().map(|entry| entry.id).filter(is_open).collect()
+        let after = state.list(found.parent, Some(&name), SIBLINGS);
+        let before = state.list(found.parent, None, SIBLINGS - after.len());
+        let before = before.into_iter().take_while(|entry| *entry.name < name[..]);
+        after.into_iter().chain(before).map(|entry| entry.id).filter(is_open).collect()
     };
     for file in next {
         if let Ok(mut sibling) = answer::open(master, greeting, near, file) {
