@@ -99,13 +99,15 @@ impl Window {
     }
 
     fn admits(&self, bytes: u64) -> bool {
-        bytes <= FILE_MAX && self.bytes + bytes <= BYTES_MAX
+        self.bytes + bytes <= BYTES_MAX
     }
 }
 
 #[derive(Debug, Default)]
 struct State {
     window: Window,
+    /// How its files are read.
+    read_type: Option<ReadType>,
     /// How often the master was asked for a file of it.
     asked: u32,
     /// Known and neither read nor leased.
@@ -124,33 +126,49 @@ impl Walk {
     /// Takes a file that the master named.
     fn offer(self: &Arc<Self>, content: &Arc<Content>) -> bool {
         let is_new = content.walk.set(Arc::clone(self)).is_ok();
-        if is_new && content.length > 0 {
+        if is_new && (1..=FILE_MAX).contains(&content.length) {
             self.0.lock().known.push_back(Arc::downgrade(content));
         }
         is_new
     }
 
-    /// One more of its files is read; gives those to lease, each with its share in place, and where to go on asking.
-    fn read_one(self: &Arc<Self>, ahead: &Ahead) -> (Vec<Weak<Content>>, Option<FsPath>) {
+    /// One more of its files is read, in this way.
+    fn read_one(&self, read_type: ReadType) {
+        let mut state = self.0.lock();
+        state.window.read += 1;
+        state.read_type = Some(read_type);
+    }
+
+    /// How its files are read, if they are read at all and may be kept.
+    fn read_type(&self) -> Option<ReadType> {
+        self.0.lock().read_type.filter(|read_type| *read_type != ReadType::NoCache)
+    }
+
+    /// Those that are to be leased now, each with its share in place.
+    fn choose(self: &Arc<Self>, ahead: &Ahead) -> Vec<Weak<Content>> {
+        let wanted = if self.read_type().is_some() { self.0.lock().window.wanted() } else { 0 };
         let mut chosen = Vec::new();
-        let wanted = {
-            let mut state = self.0.lock();
-            state.window.read += 1;
-            state.window.wanted()
-        };
-        for _ in 0..wanted {
+        while chosen.len() < wanted {
             let Some(next) = self.next() else { break };
-            match ahead.share(self, next.length) {
-                None => break,
-                Some(share) => *next.ahead.lock() = Some(share),
-            }
+            let Some(share) = ahead.share(self, next.length) else {
+                self.0.lock().known.push_front(Arc::downgrade(&next));
+                break;
+            };
+            *next.ahead.lock() = Some(share);
             chosen.push(Arc::downgrade(&next));
         }
+        chosen
+    }
+
+    /// Where to go on asking for siblings, if it is time to; then somebody has to.
+    fn go_on(&self) -> Option<FsPath> {
         let mut state = self.0.lock();
-        let is_short = state.known.len() < state.window.width() / 2;
-        let on = if is_short && !state.asking { state.last.take() } else { None };
-        state.asking |= on.is_some();
-        (chosen, on)
+        if state.asking || state.known.len() >= state.window.width() / 2 {
+            return None;
+        }
+        let last = state.last.take()?;
+        state.asking = true;
+        Some(last)
     }
 
     /// The next file that nobody has read or leased.
@@ -199,6 +217,19 @@ impl Ahead {
         let walk = Arc::clone(self.walks.lock().get_or_insert(parent, Arc::default));
         walk.0.lock().asked += 1;
         Some(walk)
+    }
+
+    /// Files and bytes that are leased ahead and not read.
+    #[cfg(test)]
+    pub(crate) fn unread(&self) -> (usize, u64) {
+        (self.all.files.load(Ordering::Relaxed), self.all.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Whether the master is being asked for siblings, and how many packets are not answered.
+    #[cfg(test)]
+    pub(crate) fn is_busy(&self) -> (bool, usize) {
+        let asking = self.walks.lock().iter().any(|(_, walk)| walk.0.lock().asking);
+        (asking, self.under_way.load(Ordering::Relaxed))
     }
 
     fn share(&self, walk: &Arc<Walk>, bytes: u64) -> Option<AheadShare> {
@@ -250,13 +281,18 @@ impl Core {
             return;
         }
         content.forget_ahead();
-        let (chosen, on) = walk.read_one(&self.ahead);
-        if let Some(path) = on {
+        walk.read_one(read_type);
+        if let Some(path) = walk.go_on() {
             self.ask_siblings(path, Arc::clone(walk));
         }
+        self.go_ahead(walk);
+    }
+
+    fn go_ahead(self: &Arc<Self>, walk: &Arc<Walk>) {
+        let chosen = walk.choose(&self.ahead);
         if !chosen.is_empty() {
             self.ahead.queue.lock().extend(chosen);
-            self.lease_ahead(read_type);
+            self.lease_ahead();
         }
     }
 
@@ -269,6 +305,7 @@ impl Core {
                 () = core.siblings(&path, &walk) => {}
                 () = end.cancelled() => {}
             }
+            core.go_ahead(&walk);
             walk.0.lock().asking = false;
         });
     }
@@ -290,14 +327,14 @@ impl Core {
     }
 
     /// Sends packets as long as there is something to lease and few are under way.
-    fn lease_ahead(self: &Arc<Self>, read_type: ReadType) {
+    fn lease_ahead(self: &Arc<Self>) {
         while self.ahead.under_way.load(Ordering::Relaxed) < PACKETS {
             let packet = self.ahead.packet();
             let Some(short) = packet.first().and_then(|content| self.beside(content)) else {
                 packet.iter().for_each(|content| content.forget_ahead());
                 return;
             };
-            self.send_packet(&short, packet, read_type);
+            self.send_packet(&short, packet);
         }
     }
 
@@ -311,17 +348,17 @@ impl Core {
         workers.by_id(address.id)?.connected().filter(|short| short.takes_ahead())
     }
 
-    fn send_packet(self: &Arc<Self>, short: &Arc<Short>, packet: Vec<Arc<Content>>, read_type: ReadType) {
-        let read_type_wire = v1::ReadType::from(read_type).into();
+    fn send_packet(self: &Arc<Self>, short: &Arc<Short>, packet: Vec<Arc<Content>>) {
         let mut expected = FxHashMap::default();
         let mut items = Vec::with_capacity(packet.len());
         for content in packet {
-            let grant = content.access.load().grant.clone();
-            items.push(v1::ShortLeaseItem { grant, read_type: read_type_wire, fetch: true, offset: Some(0) });
+            let Some(read_type) = content.walk.get().and_then(|walk| walk.read_type()) else { continue };
+            let (grant, read_type) = (content.access.load().grant.clone(), v1::ReadType::from(read_type).into());
+            items.push(v1::ShortLeaseItem { grant, read_type, fetch: true, offset: Some(0) });
             expected.insert((content.file, content.generation), Arc::downgrade(&content));
         }
         self.ahead.under_way.fetch_add(1, Ordering::Relaxed);
-        short.ahead(items, Box::new(Expected { core: Arc::downgrade(self), expected, read_type }));
+        short.ahead(items, Box::new(Expected { core: Arc::downgrade(self), expected }));
     }
 }
 
@@ -329,7 +366,6 @@ impl Core {
 struct Expected {
     core: Weak<Core>,
     expected: FxHashMap<(FileId, Generation), Weak<Content>>,
-    read_type: ReadType,
 }
 
 impl std::fmt::Debug for Expected {
@@ -356,10 +392,10 @@ impl AheadTaker for Expected {
     }
 
     fn over(self: Box<Self>) {
-        let (core, read_type) = (self.core.clone(), self.read_type);
+        let core = self.core.clone();
         drop(self);
         if let Some(core) = core.upgrade() {
-            core.lease_ahead(read_type);
+            core.lease_ahead();
         }
     }
 }
@@ -370,5 +406,55 @@ impl Drop for Expected {
         if let Some(core) = self.core.upgrade() {
             core.ahead.under_way.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_doubles_with_each_file_and_is_filled_in_halves() {
+        let mut window = Window::default();
+        let mut widths = Vec::new();
+        for read in 0..9 {
+            window.read = read;
+            widths.push(window.width());
+        }
+        assert_eq!(widths, [0, 0, 8, 16, 32, 64, 128, 128, 128]);
+        assert_eq!(Window { read: u32::MAX, files: 64, bytes: 0 }.wanted(), 64);
+        assert_eq!(
+            Window { read: u32::MAX, files: 65, bytes: 0 }.wanted(),
+            0,
+            "half of it is free before more is asked"
+        );
+        assert_eq!(Window { read: 3, files: 200, bytes: 0 }.wanted(), 0);
+        let full = Window { read: 9, files: 1, bytes: BYTES_MAX - 10 };
+        assert!(full.admits(10) && !full.admits(11));
+    }
+
+    #[test]
+    fn directories_are_followed_by_the_last_that_were_used() {
+        let ahead = Ahead::new(10, 10);
+        let path = |directory: usize, name: usize| FsPath::parse(format!("/{directory}/{name}")).unwrap();
+        let first = ahead.walk(&path(0, 0)).unwrap();
+        assert!(Arc::ptr_eq(&first, &ahead.walk(&path(0, 1)).unwrap()));
+        assert_eq!(first.0.lock().asked, 2);
+        (1..=WALKS_MAX).for_each(|directory| drop(ahead.walk(&path(directory, 0))));
+        assert!(!Arc::ptr_eq(&first, &ahead.walk(&path(0, 2)).unwrap()), "forgotten");
+        assert!(ahead.walk(&FsPath::root()).is_none());
+    }
+
+    #[test]
+    fn shares_are_counted_in_the_walk_and_in_all() {
+        let (ahead, walk) = (Ahead::new(2, 100), Arc::<Walk>::default());
+        let first = ahead.share(&walk, 60).unwrap();
+        assert!(ahead.share(&walk, 41).is_none());
+        let second = ahead.share(&walk, 40).unwrap();
+        assert!(ahead.share(&Arc::default(), 0).is_none(), "two are all there may be");
+        assert_eq!((walk.0.lock().window.files, ahead.unread()), (2, (2, 100)));
+        drop((first, second));
+        assert_eq!((walk.0.lock().window.files, ahead.unread()), (0, (0, 0)));
+        assert!(Ahead::new(0, 0).share(&walk, 0).is_none());
     }
 }

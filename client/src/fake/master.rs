@@ -210,7 +210,34 @@ impl Master {
             let near = reply.workers.iter().position(|worker| worker.id == request.near_worker);
             reply.assignments.push(v1::Assignment { worker: near.unwrap_or(0) as u32, runs });
         }
+        if request.siblings {
+            self.siblings(&path, request, &mut reply)?;
+        }
         Ok(reply)
+    }
+
+    /// All other files of the directory.
+    fn siblings(&self, path: &[u8], request: &v1::OpenRequest, reply: &mut v1::OpenReply) -> Result<(), Status> {
+        let others: Vec<Vec<u8>> = {
+            let state = self.state.lock();
+            let is_beside = |name: &[u8], node: &Node| !node.directory && split(name) == split(path) && name != path;
+            state.names.iter().filter(|(name, node)| is_beside(name, node)).map(|(name, _)| name.clone()).collect()
+        };
+        for other in others {
+            let request = v1::OpenRequest { path: other.into(), siblings: false, ..request.clone() };
+            // All workers are named in each answer, in the same order.
+            self.asked.fetch_sub(1, Ordering::SeqCst);
+            reply.siblings.push(v1::OpenReply { workers: Vec::new(), ..self.open(&request)? });
+        }
+        Ok(())
+    }
+
+    /// Makes a directory.
+    pub(crate) fn directory(&self, path: &str) {
+        let mut state = self.state.lock();
+        state.next += 2;
+        let node = Node { id: state.next, generation: 0, length: 0, directory: true };
+        state.names.insert(path.as_bytes().to_vec(), node);
     }
 
     fn execute(&self, command: What) -> Result<v1::outcome::Result, Error> {

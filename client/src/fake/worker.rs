@@ -15,7 +15,9 @@ use std::{
 use futures_core::Stream;
 use larder_common::{Error, ErrorKind, checksum::crc32c};
 use larder_proto::{
-    Grant, convert, dial, into_status,
+    Grant, convert, dial,
+    greeting::FEATURE_AHEAD,
+    into_status,
     shortcircuit::{Listener, Socket},
     v1::{self, blocks_server, short_reply::What as Reply, short_request::What},
 };
@@ -48,6 +50,11 @@ pub(crate) struct Worker {
     pub(crate) full: AtomicBool,
     /// Frames are sent with a flipped byte.
     pub(crate) corrupt: AtomicBool,
+    /// Files are leased ahead: clients that connect now are told so.
+    pub(crate) ahead: AtomicBool,
+    /// Packets that ask for that are not answered.
+    pub(crate) mute_ahead: AtomicBool,
+    pub(crate) ahead_packets: AtomicU64,
     /// Streams and waits fail half-way.
     pub(crate) broken: AtomicBool,
     sockets: Mutex<Vec<Arc<Socket>>>,
@@ -88,6 +95,9 @@ impl Worker {
             next: AtomicU64::new(1),
             full: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
+            ahead: AtomicBool::new(false),
+            mute_ahead: AtomicBool::new(false),
+            ahead_packets: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             sockets: Mutex::default(),
             connections: Mutex::default(),
@@ -178,6 +188,10 @@ impl Worker {
             if !matches!(request.what, Some(What::Return(_) | What::Touches(_) | What::Hello(_))) {
                 self.requests.fetch_add(1, Ordering::SeqCst);
             }
+            if let Some(What::Ahead(ahead)) = request.what {
+                self.answer_ahead(&socket, request.tag, &ahead, &mut mine).await;
+                continue;
+            }
             let mut files = Vec::new();
             let result = self.answer(request.what.unwrap(), &mut files, &mut mine);
             let what = match result {
@@ -193,11 +207,26 @@ impl Worker {
         self.leases.lock().retain(|lease| !mine.contains(lease));
     }
 
+    /// Three leases in each answer, and an empty last one.
+    async fn answer_ahead(&self, socket: &Socket, tag: u64, ahead: &v1::ShortAhead, mine: &mut BTreeSet<u64>) {
+        self.ahead_packets.fetch_add(1, Ordering::SeqCst);
+        if self.mute_ahead.load(Ordering::SeqCst) {
+            return;
+        }
+        for items in ahead.items.chunks(3).chain([&[][..]]) {
+            let mut files = Vec::new();
+            let answers = items.iter().map(|item| self.lease(item, &mut files, mine)).collect();
+            let descriptors: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+            let what = Some(Reply::Leased(v1::ShortLeased { answers, more: !items.is_empty() }));
+            drop(socket.send(&v1::ShortReply { tag, what }, &descriptors).await);
+        }
+    }
+
     fn answer(&self, what: What, files: &mut Vec<File>, mine: &mut BTreeSet<u64>) -> Result<Option<Reply>, Error> {
         match what {
             What::Hello(_) => Ok(Some(Reply::Welcome(v1::ShortWelcome {
                 format: 1,
-                features: 0,
+                features: if self.ahead.load(Ordering::SeqCst) { FEATURE_AHEAD } else { 0 },
                 cluster: CLUSTER.to_bytes().into(),
                 worker: self.address.id.clone(),
                 incarnation: 1,
@@ -205,7 +234,7 @@ impl Worker {
             What::Lease(lease) => {
                 self.lease_packets.fetch_add(1, Ordering::SeqCst);
                 let answers = lease.items.iter().map(|item| self.lease(item, files, mine)).collect();
-                Ok(Some(Reply::Leased(v1::ShortLeased { answers })))
+                Ok(Some(Reply::Leased(v1::ShortLeased { answers, more: false })))
             }
             What::Wait(wait) => {
                 let grant = self.verify(&wait.grant)?;
@@ -221,6 +250,7 @@ impl Worker {
                 let whole = convert::to_runs([block]);
                 Ok(Some(Reply::Ready(v1::ShortReady { kept: true, whole, valid_to, ..Default::default() })))
             }
+            What::Ahead(_) => Ok(None),
             What::Return(returned) => {
                 let mut leases = self.leases.lock();
                 for lease in &returned.leases {

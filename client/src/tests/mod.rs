@@ -1,5 +1,6 @@
 //! The client against a small cluster in this process: what it reads, writes, remembers, gives back and survives.
 
+mod ahead;
 mod public;
 mod reading;
 mod sessions;

@@ -11,8 +11,8 @@ use std::{
 
 use larder_common::{Error, ErrorKind, Fingerprint, Name, Result};
 use larder_ufs::{
-    BoxFuture, Capabilities, Fetched, ListPage, ObjectPath, ObjectStatus, Publish, Removal, SampleEntry, Sink, Space,
-    TemporaryName, UnderStore, Upload,
+    BoxFuture, Capabilities, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, Publish, Removal, SampleEntry, Sink,
+    Space, TemporaryName, UnderStore, Upload,
 };
 use larder_worker::mounts::{MountSpec, OpenStore};
 
@@ -25,6 +25,47 @@ pub(crate) struct Faults {
     pub(crate) fail: AtomicBool,
     /// Fetches give their first half and then nothing, for ever.
     pub(crate) stall: AtomicBool,
+    /// Whether it fetches in rows; those that stall begin all and end none.
+    pub(crate) rows: AtomicBool,
+    /// Each of a row passes here once it has begun.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+    /// How many have come to the gate and not passed.
+    pub(crate) waiting: AtomicU64,
+}
+
+/// One of a row, counted.
+#[derive(Debug)]
+struct Counted {
+    inner: Arc<dyn Errand>,
+    faults: Arc<Faults>,
+}
+
+impl Errand for Counted {
+    fn object(&self) -> &ObjectPath {
+        self.inner.object()
+    }
+    fn expected(&self) -> Option<&Fingerprint> {
+        self.inner.expected()
+    }
+    fn range(&self) -> Range<u64> {
+        self.inner.range()
+    }
+    fn begin(&self) -> bool {
+        if !self.inner.begin() {
+            return false;
+        }
+        self.faults.fetches.fetch_add(1, Ordering::SeqCst);
+        self.faults.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(self.faults.gate.blocking_lock());
+        self.faults.waiting.fetch_sub(1, Ordering::SeqCst);
+        true
+    }
+    fn accept(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.inner.accept(offset, bytes)
+    }
+    fn end(&self, fetched: Result<Fetched>) {
+        self.inner.end(fetched);
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -81,6 +122,22 @@ impl UnderStore for Faulty {
             }
             self.inner.fetch(path, expected, range, sink).await
         })
+    }
+    fn fetch_row(&self, row: &[Arc<dyn Errand>]) -> Option<BoxFuture<'static, Result<()>>> {
+        if !self.faults.rows.load(Ordering::SeqCst) {
+            return None;
+        }
+        if self.faults.stall.load(Ordering::SeqCst) {
+            let begun = row.iter().filter(|errand| errand.begin()).count();
+            return Some(Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(Error::new(ErrorKind::Deadline, format!("{begun} hang")))
+            }));
+        }
+        let counted = |errand: &Arc<dyn Errand>| {
+            Arc::new(Counted { inner: errand.clone(), faults: self.faults.clone() }) as Arc<dyn Errand>
+        };
+        self.inner.fetch_row(&row.iter().map(counted).collect::<Vec<_>>())
     }
     fn fetch_temporary<'a>(
         &'a self,
