@@ -3,6 +3,7 @@
 //! Nothing here knows how a part works inside: processes are configured by their environment, as people do it.
 
 pub mod processes;
+pub mod proxy;
 pub mod skip;
 pub mod trees;
 
