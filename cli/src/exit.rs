@@ -48,7 +48,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Invalid | ErrorKind::Config => Exit::Usage,
             ErrorKind::NotFound => Exit::NoSuchPath,
             ErrorKind::Unavailable => Exit::NotReached,
-            ErrorKind::Denied | ErrorKind::ReadOnly | ErrorKind::NoSpace => Exit::Refused,
+            ErrorKind::Denied | ErrorKind::NotPermitted | ErrorKind::ReadOnly | ErrorKind::NoSpace => Exit::Refused,
             ErrorKind::Deadline => Exit::Deadline,
             _ => Exit::Failed,
         }
@@ -73,7 +73,7 @@ mod tests {
                 "invalid" | "wrong setting" => 2,
                 "not found" => 3,
                 "unavailable" => 4,
-                "permission denied" | "read-only" | "no space left" => 5,
+                "permission denied" | "operation not permitted" | "read-only" | "no space left" => 5,
                 "deadline passed" => 124,
                 _ => 1,
             };

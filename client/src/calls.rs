@@ -8,7 +8,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use larder_common::{Error, ErrorKind, FileStatus, LeaseId, Position, Result};
+use larder_common::{Error, ErrorKind, FileId, FileStatus, LeaseId, Position, Result};
 use larder_proto::v1::{self, command::What};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -19,6 +19,8 @@ use crate::retry::Deadline;
 #[derive(Debug)]
 pub(crate) struct Waiting<W> {
     pub(crate) command: v1::Command,
+    /// In whose name; `None`: of who has opened the session.
+    pub(crate) caller: Option<v1::CallerInfo>,
     pub(crate) durable: bool,
     /// Done twice it comes to the same.
     pub(crate) repeatable: bool,
@@ -108,8 +110,8 @@ impl<W> Table<W> {
 }
 
 fn message<W>(slot: u32, number: u64, call: &Waiting<W>) -> v1::Call {
-    let command = Some(call.command.clone());
-    v1::Call { slot, number, command, caller: None, durable: call.durable }
+    let (command, caller) = (Some(call.command.clone()), call.caller.clone());
+    v1::Call { slot, number, command, caller, durable: call.durable }
 }
 
 /// What a call came to.
@@ -119,6 +121,17 @@ pub(crate) enum Outcome {
     Status(Box<FileStatus>),
     Created(Box<v1::Created>, WriteLease),
     Counted(v1::Counted),
+}
+
+/// What came with an outcome.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    /// Of the entry that made it so; 0 for none.
+    pub(crate) position: u64,
+    /// How long a status may be kept.
+    pub(crate) validity: v1::Validity,
+    /// The directory that it is under.
+    pub(crate) parent: FileId,
 }
 
 /// How long a failed write waits for its lease to be given back.
@@ -155,6 +168,7 @@ impl Drop for WriteLease {
             let command = v1::Command { what: Some(What::AbandonFile(v1::AbandonFile { lease: self.id.0 })) };
             calls.add(Waiting {
                 command,
+                caller: None,
                 durable: false,
                 repeatable: true,
                 waiter: Waiter { reply: waiter, forced: true },
@@ -166,7 +180,7 @@ impl Drop for WriteLease {
 /// Who waits for an outcome.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    reply: oneshot::Sender<Result<Outcome>>,
+    reply: oneshot::Sender<Result<(Outcome, Said)>>,
     /// It is sent although nobody waits.
     forced: bool,
 }
@@ -202,10 +216,24 @@ impl Calls {
     /// # Errors
     /// What the master says; `Deadline` or `Unavailable`, saying that it may have happened.
     pub(crate) async fn call(&self, what: What, how: How, deadline: Deadline) -> Result<Outcome> {
+        self.call_as(None, what, how, deadline).await.map(|(outcome, _)| outcome)
+    }
+
+    /// The same in somebody's name, with what came with the outcome.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) async fn call_as(
+        &self,
+        caller: Option<v1::CallerInfo>,
+        what: What,
+        how: How,
+        deadline: Deadline,
+    ) -> Result<(Outcome, Said)> {
         let (reply, outcome) = oneshot::channel();
         let command = v1::Command { what: Some(what) };
         let How { durable, repeatable } = how;
-        self.add(Waiting { command, durable, repeatable, waiter: Waiter { reply, forced: false } });
+        self.add(Waiting { command, caller, durable, repeatable, waiter: Waiter { reply, forced: false } });
         match deadline.bound("the master", outcome).await {
             Ok(Ok(result)) => result,
             Ok(Err(_dropped)) => Err(unknown()),
@@ -237,7 +265,12 @@ impl Calls {
     /// An outcome came.
     pub(crate) fn outcome(self: &Arc<Self>, outcome: v1::Outcome) -> Option<Position> {
         let position = Position(outcome.position);
-        let result = self.read(outcome.result);
+        let said = Said {
+            position: outcome.position,
+            validity: outcome.validity.unwrap_or_default(),
+            parent: FileId(outcome.parent),
+        };
+        let result = self.read(outcome.result).map(|result| (result, said));
         // The guard must not live into `send`: what comes back from it may queue a call.
         let waiter = self.table.lock().answered(outcome.slot, outcome.number);
         self.wake.notify_one();
@@ -284,6 +317,10 @@ pub(crate) struct How {
 impl How {
     /// On disk before the answer, never twice.
     pub(crate) const ONCE: How = How { durable: true, repeatable: false };
+    /// In the journal's kernel before the answer, as a local file system promises.
+    pub(crate) const RELAXED: How = How { durable: false, repeatable: false };
+    /// The same; twice is as good as once.
+    pub(crate) const RELAXED_AGAIN: How = How { durable: false, repeatable: true };
     /// On disk before the answer; twice is as good as once.
     pub(crate) const AGAIN: How = How { durable: true, repeatable: true };
 }
@@ -302,7 +339,8 @@ mod tests {
 
     fn call(name: &str, repeatable: bool) -> Waiting<String> {
         let what = What::Unmount(v1::Unmount { path: name.to_owned().into() });
-        Waiting { command: v1::Command { what: Some(what) }, durable: true, repeatable, waiter: name.to_owned() }
+        let command = v1::Command { what: Some(what) };
+        Waiting { command, caller: None, durable: true, repeatable, waiter: name.to_owned() }
     }
 
     fn places(calls: &[v1::Call]) -> Vec<(u32, u64)> {
@@ -383,7 +421,7 @@ mod tests {
         let created = v1::Created { lease: 77, ..Default::default() };
         let (slot, number) = (sent[0].slot, sent[0].number);
         let result = Some(v1::outcome::Result::Created(created));
-        calls.outcome(v1::Outcome { slot, number, position: 3, result });
+        calls.outcome(v1::Outcome { slot, number, position: 3, result, ..v1::Outcome::default() });
         calls.ready().await;
         let back = calls.batch();
         let what = back[0].command.clone().unwrap().what.unwrap();

@@ -26,7 +26,8 @@ use crate::{
     descriptors::Residents,
     leases::Local,
     master::Trust,
-    metadata::{Known, Metadata, Terms},
+    metadata::{Key, Known, Metadata, Terms},
+    nodes,
     plan::Places,
 };
 
@@ -207,6 +208,24 @@ impl Caches {
         let validity = reply.validity.unwrap_or_default();
         let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
         self.metadata.put(path.clone(), known.clone(), terms);
+        Ok(known)
+    }
+
+    /// Takes an answer of `Open` for an inode: keeps it under its id and gives what is known now.
+    ///
+    /// # Errors
+    /// `Mismatch` for an answer that makes no sense.
+    pub(crate) fn opened_node(
+        &self,
+        file: FileId,
+        reply: &v1::OpenReply,
+        workers: &[v1::WorkerAddress],
+        epoch: u64,
+    ) -> Result<Known> {
+        let known = self.reopened(&nodes::label(&reply.path, file), reply, workers)?;
+        let validity = reply.validity.unwrap_or_default();
+        let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
+        self.metadata.keep(Key::node(file), known.clone(), terms);
         Ok(known)
     }
 

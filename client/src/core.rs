@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_common::{Error, ErrorKind, FsPath, Result, WorkerId};
+use larder_common::{Error, ErrorKind, FileId, FsPath, Generation, Result, WorkerId};
 use larder_proto::{
     convert::WorkerAddress,
     v1::{self, command::What},
@@ -48,7 +48,7 @@ impl Drop for Core {
 }
 
 impl Core {
-    fn near(&self) -> Bytes {
+    pub(crate) fn near(&self) -> Bytes {
         self.workers.near().map(WorkerId::to_bytes).unwrap_or_default().into()
     }
 
@@ -81,6 +81,24 @@ impl Core {
         content.local.store(Some(Arc::clone(&local)));
         self.caches.residents.admit(Arc::clone(content), &local);
         local.lease.held_by(content, &local);
+    }
+
+    /// What is known of an inode with its content, asked for in somebody's name. With a generation that is not 0, just that version.
+    pub(crate) async fn open_node(
+        &self,
+        caller: Option<v1::CallerInfo>,
+        file: FileId,
+        generation: Generation,
+    ) -> Result<Known> {
+        let epoch = self.caches.metadata.epoch();
+        let (id, generation, near_worker) = (file.0, generation.0, self.near());
+        let request = v1::OpenRequest { id, generation, near_worker, caller, ..v1::OpenRequest::default() };
+        let reply = self.link.ask(self.link.deadline(), |mut client| {
+            let request = request.clone();
+            async move { client.open(request).await }
+        });
+        let reply = reply.await?;
+        self.caches.opened_node(file, &reply, &reply.workers, epoch)
     }
 
     /// Asks for a new grant and new places of a version that is open.
@@ -155,6 +173,7 @@ impl Core {
             empty,
             prefer_worker: self.near(),
             edit: false,
+            at: None,
         }
     }
 }

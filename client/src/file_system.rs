@@ -233,7 +233,7 @@ impl FileSystem {
         }
         let epoch = self.0.caches.metadata.epoch();
         let StatusOptions { no_follow, fresh } = options;
-        let request = v1::StatusRequest { path: bytes(&path), id: 0, no_follow, fresh };
+        let request = v1::StatusRequest { path: bytes(&path), no_follow, fresh, ..v1::StatusRequest::default() };
         let reply = self.0.link.ask(self.0.link.deadline(), |mut client| {
             let request = request.clone();
             async move { client.get_status(request).await }
@@ -307,6 +307,7 @@ impl FileSystem {
             recursive,
             allow_exists,
             write_type: v1::WriteType::from(write_type.unwrap_or(self.0.config.write_type)).into(),
+            at: None,
         };
         let how = if allow_exists { How::AGAIN } else { How::ONCE };
         self.change(&path, What::CreateDirectory(message), how).await.map(drop)
@@ -320,7 +321,8 @@ impl FileSystem {
         let (from, to) = (Self::path(from)?, Self::path(to)?);
         let RenameOptions { no_replace, exchange, expected } = options;
         let expected = expected.map_or(0, |id| id.0);
-        let message = v1::Rename { from: bytes(&from), to: bytes(&to), no_replace, exchange, expected };
+        let (from_at, to_at) = (None, None);
+        let message = v1::Rename { from: bytes(&from), to: bytes(&to), no_replace, exchange, expected, from_at, to_at };
         let renamed = self.change(&from, What::Rename(message), How::ONCE).await;
         self.0.caches.metadata.forget(to.as_bytes());
         renamed.map(drop)
@@ -343,6 +345,7 @@ impl FileSystem {
             expected: options.expected.map_or(0, |id| id.0),
             only: only.into(),
             unchecked: options.unchecked,
+            at: None,
         };
         self.change(&path, What::Remove(message), How::ONCE).await
     }
@@ -353,7 +356,7 @@ impl FileSystem {
     /// `NotFound`, `AlreadyExists`, `IsDirectory`, `CrossesMounts`.
     pub async fn link(&self, existing: impl AsRef<[u8]>, new: impl AsRef<[u8]>) -> Result<()> {
         let (existing, new) = (Self::path(existing)?, Self::path(new)?);
-        let message = v1::Link { existing: bytes(&existing), new: bytes(&new) };
+        let message = v1::Link { existing: bytes(&existing), new: bytes(&new), ..v1::Link::default() };
         self.change(&new, What::Link(message), How::ONCE).await?;
         self.0.caches.metadata.forget(existing.as_bytes());
         Ok(())
@@ -366,7 +369,9 @@ impl FileSystem {
     pub async fn symlink(&self, target: impl AsRef<[u8]>, path: impl AsRef<[u8]>) -> Result<()> {
         let path = Self::path(path)?;
         let target = Bytes::copy_from_slice(target.as_ref());
-        self.change(&path, What::Symlink(v1::Symlink { path: bytes(&path), target }), How::ONCE).await.map(drop)
+        self.change(&path, What::Symlink(v1::Symlink { path: bytes(&path), target, at: None }), How::ONCE)
+            .await
+            .map(drop)
     }
 
     /// Changes mode, owner, times.
@@ -375,16 +380,7 @@ impl FileSystem {
     /// `NotFound`, `Denied`.
     pub async fn set_attributes(&self, path: impl AsRef<[u8]>, changes: AttributeChanges) -> Result<()> {
         let path = Self::path(path)?;
-        let message = v1::SetAttributes {
-            path: bytes(&path),
-            id: 0,
-            recursive: changes.recursive,
-            mode: changes.mode,
-            uid: changes.uid,
-            gid: changes.gid,
-            accessed: changes.accessed.map(|time| time.0),
-            modified: changes.modified.map(|time| time.0),
-        };
+        let message = v1::SetAttributes { path: bytes(&path), ..changes.message() };
         self.change(&path, What::SetAttributes(message), How::AGAIN).await.map(drop)
     }
 
@@ -393,8 +389,7 @@ impl FileSystem {
     /// # Errors
     /// `NotFound`, `Denied`.
     pub async fn xattr(&self, path: impl AsRef<[u8]>, name: &[u8]) -> Result<Option<Bytes>> {
-        let found = self.ask_xattrs(path, name).await?;
-        Ok(found.into_values().next())
+        Ok(self.ask_xattrs(path, name).await?.into_iter().next().map(|attribute| attribute.value))
     }
 
     /// All extended attributes. What is not UTF-8 in a name is shown as `\xNN`.
@@ -402,23 +397,29 @@ impl FileSystem {
     /// # Errors
     /// `NotFound`, `Denied`.
     pub async fn xattrs(&self, path: impl AsRef<[u8]>) -> Result<BTreeMap<String, Bytes>> {
-        self.ask_xattrs(path, b"").await
+        let found = self.ask_xattrs(path, b"").await?;
+        let text = |name: &[u8]| match std::str::from_utf8(name) {
+            Ok(text) => text.to_owned(),
+            Err(_) => name.escape_ascii().to_string(),
+        };
+        Ok(found.into_iter().map(|attribute| (text(&attribute.name), attribute.value)).collect())
     }
 
-    async fn ask_xattrs(&self, path: impl AsRef<[u8]>, name: &[u8]) -> Result<BTreeMap<String, Bytes>> {
+    async fn ask_xattrs(&self, path: impl AsRef<[u8]>, name: &[u8]) -> Result<Vec<v1::Xattr>> {
         let path = Self::path(path)?;
-        let request = v1::XattrRequest { path: bytes(&path), name: Bytes::copy_from_slice(name) };
+        let name = Bytes::copy_from_slice(name);
+        let request = v1::XattrRequest { path: bytes(&path), name, ..v1::XattrRequest::default() };
         let reply = self.0.link.ask(self.0.link.deadline(), |mut client| {
             let request = request.clone();
             async move { client.get_xattr(request).await }
         });
-        Ok(reply.await.map_err(|error| error.at(path.as_bytes()))?.values.into_iter().collect())
+        Ok(reply.await.map_err(|error| error.at(path.as_bytes()))?.attributes)
     }
 
     /// Sets an extended attribute.
     ///
     /// # Errors
-    /// `AlreadyExists` or `NotFound` as the mode asks, `Denied`.
+    /// `AlreadyExists` or `NoAttribute` as the mode asks, `NotFound`, `Denied`, `NotPermitted`.
     pub async fn set_xattr(
         &self,
         path: impl AsRef<[u8]>,
@@ -433,6 +434,7 @@ impl FileSystem {
             value: value.into(),
             create_only: mode == XattrMode::Create,
             replace_only: mode == XattrMode::Replace,
+            id: 0,
         };
         let how = if mode == XattrMode::Create { How::ONCE } else { How::AGAIN };
         self.change(&path, What::SetXattr(message), how).await.map(drop)
@@ -441,10 +443,10 @@ impl FileSystem {
     /// Removes an extended attribute.
     ///
     /// # Errors
-    /// `NotFound`, `Denied`.
+    /// `NoAttribute`, `NotFound`, `Denied`, `NotPermitted`.
     pub async fn remove_xattr(&self, path: impl AsRef<[u8]>, name: &[u8]) -> Result<()> {
         let path = Self::path(path)?;
-        let message = v1::RemoveXattr { path: bytes(&path), name: Bytes::copy_from_slice(name) };
+        let message = v1::RemoveXattr { path: bytes(&path), name: Bytes::copy_from_slice(name), id: 0 };
         self.change(&path, What::RemoveXattr(message), How::ONCE).await.map(drop)
     }
 

@@ -48,6 +48,7 @@ mod locations;
 mod mapping;
 mod master;
 mod metadata;
+mod nodes;
 mod options;
 mod plan;
 mod reader;
@@ -60,6 +61,7 @@ mod sink;
 mod stream;
 mod touch;
 mod view;
+mod watch;
 mod workers;
 mod writer;
 
@@ -74,13 +76,15 @@ pub use file_system::{Entries, FileSystem, Progress};
 pub use listing::Entry;
 pub use load::{LoadFailure, LoadProgress};
 pub use locations::BlockLocation;
+pub use nodes::{NodeCreate, NodePage, NodeRename, NodeStatus, Nodes, Room, Trust};
 pub use options::{
     AttributeChanges, CreateOptions, FreeOptions, ListOptions, LoadOptions, MkdirOptions, MountOptions, OpenOptions,
-    RemoveOptions, RenameOptions, StatusOptions, XattrMode,
+    RemoveOptions, RenameOptions, SetTime, StatusOptions, XattrMode,
 };
 pub use reader::Reader;
 pub use report::{ClusterReport, Finding, Mount, Removed, TierReport, WorkerReport};
 pub use view::View;
+pub use watch::{Invalidated, Invalidations};
 pub use writer::Writer;
 
 pub use larder_common::{

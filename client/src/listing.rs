@@ -35,6 +35,7 @@ impl Listing {
             limit: options.limit,
             recursive: options.recursive,
             fresh: options.fresh,
+            ..v1::ListRequest::default()
         };
         let pages = core.link.ask(deadline, |mut client| {
             let request = request.clone();

@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     fork::Born,
     retry::{Backoff, Deadline},
+    watch::Watchers,
 };
 
 /// How the session is.
@@ -61,6 +62,11 @@ impl Trust {
         self.until.fetch_max(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 
+    /// Until when; in the past where nothing is trusted.
+    pub(crate) fn until(&self) -> Instant {
+        self.base + Duration::from_nanos(self.until.load(Ordering::Acquire))
+    }
+
     pub(crate) fn end(&self) {
         self.until.store(0, Ordering::Release);
     }
@@ -74,6 +80,7 @@ pub(crate) struct Link {
     pub(crate) calls: Arc<Calls>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) state: watch::Sender<LinkState>,
+    pub(crate) watchers: Watchers,
     pub(crate) greeting: Mutex<Greeting>,
     born: Born,
 }
@@ -96,6 +103,7 @@ impl Link {
             calls: Calls::new(),
             trust: Arc::new(Trust::new()),
             state: watch::Sender::new(LinkState::Down(None)),
+            watchers: Watchers::default(),
             greeting: Mutex::new(greeting),
             born: Born::here(),
         }))

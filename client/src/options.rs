@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use larder_common::{BlockSize, FileId, ReadType, Timestamp, WriteType, file::Ttl};
+use larder_proto::v1;
 
 /// How a file is opened.
 #[derive(Clone, Debug, Default)]
@@ -91,21 +92,69 @@ pub struct RenameOptions {
     pub expected: Option<FileId>,
 }
 
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// The master's. Whoever may write the file may do this.
+    Now,
+    /// This one. Only the owner and root may.
+    At(Timestamp),
+}
+
+impl From<Timestamp> for SetTime {
+    fn from(time: Timestamp) -> Self {
+        SetTime::At(time)
+    }
+}
+
+impl SetTime {
+    /// As the wire has it: whether it is the master's, else the caller's.
+    pub(crate) fn split(time: Option<SetTime>) -> (bool, Option<i64>) {
+        match time {
+            None => (false, None),
+            Some(SetTime::Now) => (true, None),
+            Some(SetTime::At(time)) => (false, Some(time.0)),
+        }
+    }
+}
+
 /// Attributes to change; `None` leaves one as it is.
 #[derive(Clone, Debug, Default)]
 pub struct AttributeChanges {
     /// Everything below, too.
     pub recursive: bool,
-    /// Permission bits.
+    /// Permission bits with setuid, setgid and sticky: 12 bits.
     pub mode: Option<u32>,
     /// Owner.
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
     /// Last read.
-    pub accessed: Option<Timestamp>,
+    pub accessed: Option<SetTime>,
     /// Content last changed.
-    pub modified: Option<Timestamp>,
+    pub modified: Option<SetTime>,
+    /// Setuid goes, and setgid of what the group may execute, because somebody has written the file.
+    pub drop_privileges: bool,
+}
+
+impl AttributeChanges {
+    /// As the wire has it, of nothing yet.
+    pub(crate) fn message(&self) -> v1::SetAttributes {
+        let (accessed_now, accessed) = SetTime::split(self.accessed);
+        let (modified_now, modified) = SetTime::split(self.modified);
+        v1::SetAttributes {
+            recursive: self.recursive,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            accessed,
+            modified,
+            accessed_now,
+            modified_now,
+            drop_privileges: self.drop_privileges,
+            ..v1::SetAttributes::default()
+        }
+    }
 }
 
 /// Whether an extended attribute may be new or must be.

@@ -2,7 +2,8 @@
 //!
 //! One task owns the stream; one more only sends keep-alives, so that a busy stream does not make the master think that
 //! we are gone. Before a connection is opened, new or resumed, every cache is dropped: the master counts what it had sent
-//! on the old connection as acknowledged. Invalidations are carried out first and acknowledged then.
+//! on the old connection as acknowledged. Invalidations are carried out first and acknowledged then, by those who watch
+//! for them too (`watch`).
 //!
 //! When the last handle of the file system goes, the stream says so and the session ends at once.
 
@@ -26,6 +27,7 @@ use crate::{
     content::Caches,
     master::{Link, LinkState},
     retry::{Backoff, late},
+    watch::Acknowledgements,
 };
 
 /// Time for the master to answer the first message.
@@ -33,7 +35,7 @@ const OPENING: Duration = Duration::from_secs(10);
 /// Time to say goodbye.
 const CLOSING: Duration = Duration::from_millis(500);
 /// So many keep-alives go out during one lease.
-const BEATS: u32 = 6;
+const BEATS: u32 = 5;
 
 /// Keeps the session until `end`.
 pub(crate) async fn run(link: Arc<Link>, caches: Arc<Caches>, end: CancellationToken) {
@@ -65,13 +67,14 @@ struct Session {
 }
 
 type Requests = mpsc::Sender<v1::SessionRequest>;
-type Control = mpsc::UnboundedSender<What>;
+pub(crate) type Control = mpsc::UnboundedSender<What>;
 type Replies = tonic::Streaming<v1::SessionReply>;
 
 impl Session {
     fn broken(&mut self, error: Error) {
         self.link.trust.end();
         self.caches.drop_everything();
+        self.link.watchers.lost();
         let lasting = matches!(error.kind(), ErrorKind::Denied | ErrorKind::Mismatch | ErrorKind::Config);
         self.link.state.send_replace(match lasting {
             true => LinkState::Refused(error),
@@ -118,13 +121,15 @@ impl Session {
         let again = self.link.calls.opened(opened.resumed, opened.slots);
         // Once more: what was asked for before the master knew this connection could miss its invalidation.
         self.caches.drop_everything();
+        self.link.watchers.lost();
         self.link.trust.extend(sent, lease);
         self.link.state.send_replace(LinkState::Up);
         let (control, controlled) = mpsc::unbounded_channel();
         let beats = Arc::new(Mutex::new(VecDeque::new()));
         let keeper = keep_alive(control.clone(), Arc::clone(&beats), lease);
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
-        let reader = Reader { session: self, beats, lease, control }.read(&mut replies);
+        let acknowledgements = Acknowledgements::new(control.clone());
+        let reader = Reader { session: self, beats, lease, acknowledgements }.read(&mut replies);
         let result = tokio::select! {
             error = reader => Err(error),
             error = write(&self.link, &requests, controlled, again) => Err(error),
@@ -226,7 +231,7 @@ struct Reader<'a> {
     session: &'a Session,
     beats: Beats,
     lease: Duration,
-    control: Control,
+    acknowledgements: Arc<Acknowledgements>,
 }
 
 impl Reader<'_> {
@@ -252,10 +257,8 @@ impl Reader<'_> {
             }
             Reply::Alive(alive) => self.alive(alive.number),
             Reply::Invalidations(invalidations) => {
-                let sequence = invalidations.sequence;
                 let still_open = session.caches.invalidate(&invalidations);
-                let acknowledge = What::Acknowledge(v1::Acknowledge { sequence, still_open });
-                self.control.send(acknowledge).map_err(|_| gone())?;
+                session.link.watchers.tell(&invalidations, still_open, &self.acknowledgements);
             }
             Reply::Refused(failure) => return Err(Error::from(failure).context(REFUSED)),
             Reply::Opened(_) => {}

@@ -80,6 +80,47 @@ kinds! {
     Mismatch = 20, "does not match";
     /// The name or path is longer than the limit.
     NameTooLong = 21, "name too long";
+    /// Only the owner or root may do this, or it is forbidden to everybody, whatever the mode bits say.
+    NotPermitted = 22, "operation not permitted";
+    /// The file has no extended attribute of that name.
+    NoAttribute = 23, "no such attribute";
+    /// The file has as many names as it can have.
+    TooManyLinks = 24, "too many links";
+    /// Symbolic links lead in a circle.
+    LinkLoop = 25, "too many levels of symbolic links";
+    /// The file would be longer than it can be.
+    TooLarge = 26, "file too large";
+}
+
+impl ErrorKind {
+    /// The number that a system call gives for this on Linux (the same on x86-64 and arm64): what a mount answers.
+    #[must_use]
+    pub fn errno(self) -> i32 {
+        match self {
+            ErrorKind::NotPermitted => 1, // EPERM
+            ErrorKind::NotFound => 2,     // ENOENT
+            ErrorKind::Corrupt | ErrorKind::Lost | ErrorKind::Config | ErrorKind::Mismatch => 5, // EIO
+            ErrorKind::Denied => 13,      // EACCES
+            ErrorKind::Busy => 16,        // EBUSY
+            ErrorKind::AlreadyExists => 17, // EEXIST
+            ErrorKind::CrossesMounts => 18, // EXDEV
+            ErrorKind::NotDirectory => 20, // ENOTDIR
+            ErrorKind::IsDirectory => 21, // EISDIR
+            ErrorKind::Invalid => 22,     // EINVAL
+            ErrorKind::TooLarge => 27,    // EFBIG
+            ErrorKind::NoSpace => 28,     // ENOSPC
+            ErrorKind::ReadOnly => 30,    // EROFS
+            ErrorKind::TooManyLinks => 31, // EMLINK
+            ErrorKind::NameTooLong => 36, // ENAMETOOLONG
+            ErrorKind::NotEmpty => 39,    // ENOTEMPTY
+            ErrorKind::LinkLoop => 40,    // ELOOP
+            ErrorKind::NoAttribute => 61, // ENODATA
+            ErrorKind::Unsupported => 95, // EOPNOTSUPP
+            ErrorKind::Deadline => 110,   // ETIMEDOUT
+            ErrorKind::Unavailable => 113, // EHOSTUNREACH
+            ErrorKind::Changed | ErrorKind::Regrant => 116, // ESTALE
+        }
+    }
 }
 
 /// An error: kind, message, and where known the path it is about and what to do.
@@ -195,6 +236,8 @@ impl From<io::Error> for Error {
             io::ErrorKind::StaleNetworkFileHandle => ErrorKind::Changed,
             io::ErrorKind::Unsupported => ErrorKind::Unsupported,
             io::ErrorKind::InvalidData => ErrorKind::Corrupt,
+            io::ErrorKind::TooManyLinks => ErrorKind::TooManyLinks,
+            io::ErrorKind::FileTooLarge => ErrorKind::TooLarge,
             _ => ErrorKind::Unavailable,
         };
         Error::new(kind, error.to_string())
@@ -209,7 +252,9 @@ impl From<Error> for io::Error {
             ErrorKind::NotDirectory => io::ErrorKind::NotADirectory,
             ErrorKind::IsDirectory => io::ErrorKind::IsADirectory,
             ErrorKind::NotEmpty => io::ErrorKind::DirectoryNotEmpty,
-            ErrorKind::Denied => io::ErrorKind::PermissionDenied,
+            ErrorKind::Denied | ErrorKind::NotPermitted => io::ErrorKind::PermissionDenied,
+            ErrorKind::TooManyLinks => io::ErrorKind::TooManyLinks,
+            ErrorKind::TooLarge => io::ErrorKind::FileTooLarge,
             ErrorKind::Invalid | ErrorKind::Config | ErrorKind::Mismatch => io::ErrorKind::InvalidInput,
             ErrorKind::NameTooLong => io::ErrorKind::InvalidFilename,
             ErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
@@ -221,7 +266,7 @@ impl From<Error> for io::Error {
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
             ErrorKind::CrossesMounts => io::ErrorKind::CrossesDevices,
             ErrorKind::Unavailable => io::ErrorKind::HostUnreachable,
-            ErrorKind::Lost => io::ErrorKind::Other,
+            ErrorKind::Lost | ErrorKind::NoAttribute | ErrorKind::LinkLoop => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
     }

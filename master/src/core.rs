@@ -79,7 +79,7 @@ pub struct Finished {
     /// The entry that must be durable before that; the newest one for an outcome without an entry of its own.
     pub position: Position,
     /// What caches must drop before that.
-    pub touched: Touched,
+    pub touched: Box<Touched>,
     /// What else follows from it.
     pub effects: Vec<Effect>,
 }
@@ -211,13 +211,13 @@ impl Core {
     }
 
     fn nothing_new(&self, outcome: Outcome) -> Finished {
-        Finished { outcome, position: self.journal.last(), touched: Touched::default(), effects: Vec::new() }
+        Finished { outcome, position: self.journal.last(), touched: Box::default(), effects: Vec::new() }
     }
 
     fn commit(&self, state: &mut State, entry: &Entry) -> Result<Finished> {
         let position = self.journal.append(&[Bytes::from(entry.encode())]).map_err(|error| self.note(error))?;
         let Applied { outcome, effects } = state.apply(position, entry);
-        let touched = touched(state, &effects);
+        let touched = Box::new(touched(state, &effects));
         Ok(Finished { outcome, position, touched, effects })
     }
 
@@ -341,11 +341,12 @@ fn touched(state: &State, effects: &[Effect]) -> Touched {
                 touched.directories.insert(*file);
                 touched.directories.extend(state.parents(*file));
             }
-            Effect::InvalidateName { parent, .. } => {
-                touched.names_in.insert(*parent);
+            Effect::InvalidateName { parent, name } => {
+                touched.name(*parent, name);
                 touched.directories.insert(*parent);
             }
             Effect::InvalidateAll => touched.everything = true,
+            Effect::InvalidatePaths => touched.moved = true,
             _ => {}
         }
     }
@@ -447,7 +448,9 @@ mod tests {
         let core = core().await;
         let session = session(&core).await;
         let finished = core.execute(&under(), empty_file("/f", session), &asker(session, 1)).await.unwrap();
-        assert!(finished.touched.names_in.contains(&FileId::ROOT), "{:?}", finished.touched);
+        let touched = finished.touched;
+        assert_eq!(touched.names, [(FileId::ROOT, b"f".to_vec())].into_iter().collect(), "{touched:?}");
+        assert!(touched.directories.contains(&FileId::ROOT), "{touched:?}");
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
     cluster::{BlockSet, Holding, Links, Locations, Registry, WorkerSlot},
-    config::MasterConfig,
+    config::{Authentication, MasterConfig},
     core::{Asker, Core, Finished, Under},
     keys::Keys,
     paths,
@@ -84,6 +84,22 @@ impl Master {
             Ok(greeting)
         });
         checked.map_err(|error| larder_proto::into_status(&error))
+    }
+
+    /// In whose name a request is made: whom it names, if who greets may act for him. Root may act for everybody, and where
+    /// claims are believed everybody may.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn caller(&self, greeting: &Greeting, named: Option<&v1::CallerInfo>) -> Result<Caller> {
+        let Some(info) = named else { return Ok(greeting.caller.clone()) };
+        let open = self.config.authentication == Authentication::Simple;
+        if !open && !greeting.caller.is_root() && info.uid != greeting.caller.uid {
+            let message = format!("user {} may not act for user {}", greeting.caller.uid, info.uid);
+            return Err(Error::new(ErrorKind::Denied, message));
+        }
+        let gids = if info.gids.is_empty() { vec![info.uid] } else { info.gids.clone() };
+        Ok(Caller { uid: info.uid, gids, name: info.user.clone() })
     }
 
     /// Carries a command of the master itself out, with all that follows from it.
@@ -166,7 +182,7 @@ impl Master {
     /// Follows a path, asking under stores where names are missing or due to be looked at again.
     ///
     /// # Errors
-    /// `NotFound`, `NotDirectory`, `Denied`; those of the under store; `Invalid` for symbolic links in a circle.
+    /// `NotFound`, `NotDirectory`, `Denied`; those of the under store; `LinkLoop` for symbolic links in a circle.
     pub async fn look_up(&self, path: &FsPath, caller: &Caller, how: How) -> Result<FileId> {
         let mut path = path.clone();
         for _ in 0..=SYMLINKS_MAX {
@@ -186,7 +202,30 @@ impl Master {
             };
             path = next;
         }
-        Err(Error::new(ErrorKind::Invalid, "too many levels of symbolic links").at(path))
+        Err(Error::new(ErrorKind::LinkLoop, "too many levels of symbolic links").at(path))
+    }
+
+    /// What a name of a directory names, asking the under store where it is missing or due to be looked at again. A
+    /// symbolic link is answered itself.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`].
+    pub async fn look_up_child(&self, directory: FileId, name: &Name, caller: &Caller) -> Result<FileId> {
+        let deadline = self.core.deadline();
+        self.stores.ensure_child_fresh(directory, name, deadline).await.map_err(|error| error.at(name))?;
+        let mut absent = Vec::new();
+        loop {
+            let resolved = self.core.read().resolve_child(directory, name, caller, &absent)?;
+            match resolved {
+                Resolve::Found(file) => return Ok(file),
+                Resolve::NeedsLoad(needs) => {
+                    absent.extend(self.under.load(*needs, deadline).await.map_err(|error| error.at(name))?);
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(ErrorKind::Deadline, "the under store did not answer in time").at(name));
+            }
+        }
     }
 
     async fn look_up_plain(&self, path: &FsPath, caller: &Caller, fresh: bool) -> Result<FileId> {

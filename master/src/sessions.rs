@@ -9,6 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use larder_common::{FileId, Position, SessionId, clock::Clock};
 use larder_proto::v1::{self, session_reply::What};
 use parking_lot::Mutex;
@@ -29,36 +30,62 @@ const BACKLOG_MAX: usize = 100_000;
 pub struct Touched {
     /// Directories that have or had the names and inodes: who asked about these is told.
     pub directories: FxHashSet<FileId>,
-    /// Directories in which names came or went.
+    /// Directories in which so many names came or went that they are not told one by one.
     pub names_in: FxHashSet<FileId>,
+    /// Names that came, went, or mean something else.
+    pub names: FxHashSet<(FileId, Vec<u8>)>,
     /// Inodes whose attributes or content changed.
     pub files: FxHashSet<FileId>,
     /// Everything may be different: a mount came or went, an inode has names in many directories.
     pub everything: bool,
+    /// Paths below a directory mean something else: it has another name. Everybody is told.
+    pub moved: bool,
 }
+
+/// So many names are told one by one; of more, only the directories.
+const NAMES_MAX: usize = 64;
 
 impl Touched {
     /// Whether nothing is touched.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.everything && self.files.is_empty() && self.names_in.is_empty()
+        let one = self.everything || self.moved;
+        !one && self.files.is_empty() && self.names_in.is_empty() && self.names.is_empty()
+    }
+
+    /// A name of a directory means something else than before.
+    pub fn name(&mut self, directory: FileId, name: &[u8]) {
+        if self.names_in.contains(&directory) {
+            return;
+        }
+        self.names.insert((directory, name.to_vec()));
+        if self.names.len() > NAMES_MAX {
+            self.names_in.extend(self.names.drain().map(|(directory, _)| directory));
+        }
     }
 
     /// Takes another change in.
     pub fn extend(&mut self, other: Touched) {
         self.directories.extend(other.directories);
         self.names_in.extend(other.names_in);
+        other.names.iter().for_each(|(directory, name)| self.name(*directory, name));
         self.files.extend(other.files);
         self.everything |= other.everything;
+        self.moved |= other.moved;
     }
 
-    fn message(&self, sequence: u64, position: Position) -> v1::Invalidations {
+    fn message(&self, position: Position) -> v1::Invalidations {
+        let name =
+            |(parent, name): &(FileId, Vec<u8>)| v1::Child { parent: parent.0, name: Bytes::copy_from_slice(name) };
         v1::Invalidations {
-            sequence,
+            sequence: 0,
             position: position.0,
             everything: self.everything,
             directories: self.names_in.iter().map(|id| id.0).collect(),
             files: self.files.iter().map(|id| id.0).collect(),
+            names: self.names.iter().map(name).collect(),
+            own: false,
+            moved: self.moved,
             ..v1::Invalidations::default()
         }
     }
@@ -208,14 +235,17 @@ impl Sessions {
     pub fn invalidate(&self, touched: &Touched, position: Position, by: Option<SessionId>) -> Acknowledgements {
         let mut waits = Vec::new();
         if !touched.is_empty() {
+            let message = touched.message(position);
             let mut live = self.live.lock();
             let told = {
                 let interest = self.interest.lock();
-                if touched.everything { interest.all() } else { interest.of(&touched.directories) }
+                let all = touched.everything || touched.moved;
+                if all { interest.all() } else { interest.of(&touched.directories) }
             };
             for session in told {
                 let Some(entry) = live.get_mut(&session) else { continue };
-                let sequence = entry.tell(touched, position);
+                let own = Some(session) == by;
+                let sequence = entry.tell(v1::Invalidations { own, ..message.clone() });
                 if Some(session) != by {
                     waits.push((entry.acknowledged.subscribe(), sequence));
                 }
@@ -231,9 +261,9 @@ impl Live {
     }
 
     /// Sends an invalidation. A session without a connection is waited for until it resumes or ends.
-    fn tell(&mut self, touched: &Touched, position: Position) -> u64 {
+    fn tell(&mut self, message: v1::Invalidations) -> u64 {
         self.sent += 1;
-        let message = touched.message(self.sent, position);
+        let message = v1::Invalidations { sequence: self.sent, ..message };
         let backlog = self.sent - *self.acknowledged.borrow();
         let sent =
             self.replies.as_ref().is_some_and(|replies| replies.send(Ok(reply(What::Invalidations(message)))).is_ok());
@@ -355,6 +385,30 @@ mod tests {
         assert!(!waiting.is_finished());
         let _again = connect(&sessions, 2);
         waiting.await.unwrap();
+    }
+
+    #[test]
+    fn many_names_become_their_directories() {
+        let mut touched = Touched::default();
+        (0..NAMES_MAX).for_each(|i| touched.name(D, format!("{i}").as_bytes()));
+        assert_eq!((touched.names.len(), touched.names_in.len()), (NAMES_MAX, 0));
+        touched.name(FileId(9), b"one more");
+        assert!(touched.names.is_empty());
+        assert_eq!(touched.names_in, [D, FileId(9)].into_iter().collect());
+        touched.name(D, b"of a directory that is named already");
+        assert!(touched.names.is_empty());
+    }
+
+    #[test]
+    fn who_made_the_change_is_told_that_it_was_his_own() {
+        let sessions = Sessions::new(ManualClock::at(Timestamp(0)), LEASE);
+        let (mut maker, mut reader) = (connect(&sessions, 1), connect(&sessions, 2));
+        let _wait = sessions.invalidate(&touched(), Position(3), Some(SessionId(1)));
+        let own = |stream: &mut Stream| match stream.try_recv().unwrap().unwrap().what.unwrap() {
+            What::Invalidations(message) => message.own,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((own(&mut maker), own(&mut reader)), (true, false));
     }
 
     #[test]

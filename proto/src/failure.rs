@@ -47,7 +47,7 @@ pub fn into_status(error: &Error) -> Status {
     let code = match error.kind() {
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::Denied | ErrorKind::NotPermitted => Code::PermissionDenied,
         ErrorKind::Invalid | ErrorKind::Config | ErrorKind::NameTooLong => Code::InvalidArgument,
         ErrorKind::NoSpace => Code::ResourceExhausted,
         ErrorKind::Corrupt | ErrorKind::Lost => Code::DataLoss,

@@ -119,7 +119,12 @@ impl Master {
     pub(crate) fn invalidate(&self, sequence: u64, files: &[u64], directories: &[u64], everything: bool) {
         let position = self.state.lock().position;
         let (files, directories) = (files.to_vec(), directories.to_vec());
-        let message = v1::Invalidations { sequence, position, everything, directories, files, ..Default::default() };
+        let message =
+            v1::Invalidations { sequence, position, everything, directories, files, ..v1::Invalidations::default() };
+        self.send(message);
+    }
+
+    pub(crate) fn send(&self, message: v1::Invalidations) {
         for stream in self.streams.lock().values() {
             drop(stream.send(Ok(v1::SessionReply { what: Some(Reply::Invalidations(message.clone())) })));
         }
@@ -168,6 +173,15 @@ impl Master {
         grant.sign(&self.keys.lock())
     }
 
+    /// The path that is meant by a path, or by a directory's id and a name.
+    fn place(&self, path: &[u8], at: Option<&v1::Child>) -> Vec<u8> {
+        let Some(child) = at else { return path.to_vec() };
+        let state = self.state.lock();
+        let parent = state.names.iter().find(|(_, node)| node.id == child.parent).map(|(path, _)| path.clone());
+        let parent = parent.filter(|path| path != b"/").unwrap_or_default();
+        [&parent, &b"/"[..], &child.name].concat()
+    }
+
     fn find(&self, path: &[u8], id: u64) -> Result<(Vec<u8>, Node, u64, u64), Status> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let state = self.state.lock();
@@ -182,7 +196,7 @@ impl Master {
 
     fn open(&self, request: &v1::OpenRequest) -> Result<v1::OpenReply, Status> {
         let (path, node, parent, position) = self.find(&request.path, request.id)?;
-        if request.id != 0 && request.generation != node.generation {
+        if request.id != 0 && ![0, node.generation].contains(&request.generation) {
             return Err(into_status(&Error::new(ErrorKind::Changed, "new content")));
         }
         let hidden = self.hidden.lock().clone();
@@ -265,33 +279,37 @@ impl Master {
                 Ok(Wire::Done(v1::Empty {}))
             }
             What::CreateDirectory(make) => {
+                let path = self.place(&make.path, make.at.as_ref());
                 let mut state = self.state.lock();
                 state.next += 1;
                 let node = Node { id: state.next, generation: 0, length: 0, directory: true };
-                if state.names.contains_key(&make.path[..]) && !make.allow_exists {
+                if state.names.contains_key(&path) && !make.allow_exists {
                     return Err(Error::new(ErrorKind::AlreadyExists, "there already"));
                 }
-                state.names.insert(make.path.to_vec(), node);
-                Ok(Wire::Done(v1::Empty {}))
+                state.names.insert(path.clone(), node);
+                Ok(Wire::Status(self.status(&path, node)))
             }
-            What::Remove(remove) => match self.state.lock().names.remove(&remove.path[..]) {
-                Some(_) => Ok(Wire::Counted(v1::Counted { files: 1, ..Default::default() })),
-                None => Err(Error::new(ErrorKind::NotFound, "no such file")),
-            },
+            What::Remove(remove) => {
+                let path = self.place(&remove.path, remove.at.as_ref());
+                match self.state.lock().names.remove(&path) {
+                    Some(_) => Ok(Wire::Counted(v1::Counted { files: 1, ..Default::default() })),
+                    None => Err(Error::new(ErrorKind::NotFound, "no such file")),
+                }
+            }
             _ => Ok(Wire::Done(v1::Empty {})),
         }
     }
 
     fn create(&self, create: &v1::CreateFile) -> Result<v1::outcome::Result, Error> {
         use v1::outcome::Result as Wire;
+        let path = self.place(&create.path, create.at.as_ref());
         let mut state = self.state.lock();
-        if state.names.contains_key(&create.path[..]) && !create.overwrite {
+        if state.names.contains_key(&path) && !create.overwrite {
             return Err(Error::new(ErrorKind::AlreadyExists, "there already"));
         }
         state.next += 3;
         let (id, generation, lease) = (state.next, state.next + 1, state.next + 2);
         let node = Node { id, generation, length: 0, directory: false };
-        let path = create.path.to_vec();
         let status = self.status(&path, node);
         if create.empty {
             state.names.insert(path, node);
@@ -371,8 +389,14 @@ impl Master {
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
         let mut state = self.state.lock();
         state.position += 1;
-        let outcome =
-            v1::Outcome { slot: call.slot, number: call.number, position: state.position, result: Some(result) };
+        let outcome = v1::Outcome {
+            slot: call.slot,
+            number: call.number,
+            position: state.position,
+            result: Some(result),
+            validity: Some(v1::Validity { session: true, ms: 0 }),
+            parent: 1,
+        };
         state.sessions.entry(session).or_default().insert(call.slot, outcome.clone());
         outcome
     }
@@ -398,14 +422,16 @@ impl file_system_server::FileSystem for Service {
     }
 
     async fn get_status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        let (path, node, parent, position) = self.0.find(&request.into_inner().path, 0)?;
+        let asked = request.into_inner();
+        let path = self.0.place(&asked.path, asked.at.as_ref());
+        let (path, node, parent, position) = self.0.find(&path, asked.id)?;
         let validity = Some(v1::Validity { session: true, ms: 0 });
         Ok(Response::new(v1::StatusReply { status: Some(self.0.status(&path, node)), position, parent, validity }))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
         let asked = request.into_inner();
-        let (path, node, _, position) = self.0.find(&asked.path, 0)?;
+        let (path, node, _, position) = self.0.find(&asked.path, asked.id)?;
         let state = self.0.state.lock();
         let inside = state.names.iter().filter(|(name, _)| **name != b"/" && split(name) == path);
         let entry = |(name, node): (&Vec<u8>, &Node)| v1::ListEntry {
@@ -451,7 +477,15 @@ impl file_system_server::FileSystem for Service {
     }
 
     async fn get_xattr(&self, _: Request<v1::XattrRequest>) -> Result<Response<v1::XattrReply>, Status> {
-        Ok(Response::new(v1::XattrReply { values: [("user.a".to_owned(), "b".into())].into() }))
+        Ok(Response::new(v1::XattrReply { attributes: vec![v1::Xattr { name: "user.a".into(), value: "b".into() }] }))
+    }
+
+    async fn get_space(&self, _: Request<v1::SpaceRequest>) -> Result<Response<v1::Space>, Status> {
+        Ok(Response::new(v1::Space { total: 100, free: 40, files: 7, read_only: false }))
+    }
+
+    async fn sync(&self, _: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
+        Ok(Response::new(v1::SyncReply { durable: self.0.state.lock().position }))
     }
 
     async fn ping(&self, _: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {

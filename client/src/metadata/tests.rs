@@ -53,7 +53,7 @@ fn has(cache: &Metadata, id: u64) -> bool {
 
 fn invalidate(cache: &Metadata, position: u64, directories: &[u64], files: &[u64]) {
     let (directories, files) = (directories.to_vec(), files.to_vec());
-    cache.invalidate(&v1::Invalidations { sequence: 1, position, directories, files, ..Default::default() });
+    cache.invalidate(&v1::Invalidations { position, directories, files, ..v1::Invalidations::default() });
 }
 
 #[test]
@@ -109,6 +109,60 @@ fn it_is_bounded() {
     let kept = (0..10_000).filter(|id| has(&cache, *id)).count();
     assert!((32..=64 + SHARDS).contains(&kept), "{kept}");
     assert!(cache.stamps.lock().of.len() < 4096, "stamps nobody uses are swept");
+}
+
+fn put_child(cache: &Metadata, directory: u64, name: &str, id: u64, position: u64) -> bool {
+    let terms = Terms { position, parent: FileId(directory), validity: BY_SESSION, epoch: cache.epoch() };
+    let key = Key::child(FileId(directory), &Name::new(name).unwrap());
+    cache.keep(key, Known { status: status(id), content: None }, terms)
+}
+
+fn has_child(cache: &Metadata, directory: u64, name: &str) -> bool {
+    cache.kept(&Key::child(FileId(directory), &Name::new(name).unwrap())).is_some()
+}
+
+fn names(position: u64, names: &[(u64, &str)]) -> v1::Invalidations {
+    let name = |(parent, name): &(u64, &str)| v1::Child { parent: *parent, name: name.to_string().into() };
+    v1::Invalidations { position, names: names.iter().map(name).collect(), ..v1::Invalidations::default() }
+}
+
+#[test]
+fn a_name_that_changes_leaves_its_neighbours() {
+    let cache = Metadata::new(100, trusted());
+    put(&cache, 12, 1, 5, BY_SESSION);
+    assert!(put_child(&cache, 1, "a", 10, 5) && put_child(&cache, 1, "b", 11, 5));
+    cache.invalidate(&names(6, &[(1, "a")]));
+    assert!(!has_child(&cache, 1, "a") && has_child(&cache, 1, "b"));
+    assert!(!has(&cache, 12), "paths in the directory are told apart by the directory only");
+    assert!(!put_child(&cache, 1, "a", 10, 5), "an answer from before the change");
+    assert!(put_child(&cache, 1, "a", 13, 6));
+    invalidate(&cache, 7, &[1], &[]);
+    assert!(!has_child(&cache, 1, "a") && !has_child(&cache, 1, "b"), "any name in it");
+}
+
+#[test]
+fn attributes_of_a_directory_change_without_its_names() {
+    let cache = Metadata::new(100, trusted());
+    assert!(put_child(&cache, 1, "a", 10, 5));
+    let terms = Terms { position: 5, parent: FileId(1), validity: BY_SESSION, epoch: cache.epoch() };
+    assert!(cache.keep(Key::node(FileId(1)), Known { status: status(1), content: None }, terms));
+    invalidate(&cache, 6, &[], &[1]);
+    assert!(has_child(&cache, 1, "a"));
+    assert!(cache.kept(&Key::node(FileId(1))).is_none());
+    assert!(!cache.keep(Key::node(FileId(1)), Known { status: status(1), content: None }, terms));
+}
+
+#[test]
+fn the_rename_of_a_directory_outdates_paths_and_no_nodes() {
+    let cache = Metadata::new(100, trusted());
+    put(&cache, 10, 1, 5, BY_SESSION);
+    assert!(put_child(&cache, 1, "a", 10, 5));
+    cache.invalidate(&v1::Invalidations { position: 6, moved: true, ..v1::Invalidations::default() });
+    assert!(!has(&cache, 10) && has_child(&cache, 1, "a"));
+    put(&cache, 10, 1, 5, BY_SESSION);
+    assert!(!has(&cache, 10), "an answer from before the rename");
+    put(&cache, 10, 1, 6, BY_SESSION);
+    assert!(has(&cache, 10));
 }
 
 #[derive(Clone, Debug)]

@@ -126,15 +126,21 @@ pub fn outcome(
 ) -> Result<v1::outcome::Result> {
     use v1::outcome::Result as Wire;
     match outcome {
-        Outcome::Made(file) | Outcome::Committed { file, .. } => {
-            let status = status(master, &master.core.read(), file)?;
-            Ok(Wire::Status((&status).into()))
-        }
+        Outcome::Made(file) | Outcome::Committed { file, .. } => made(master, file),
         Outcome::Writing { file, generation, lease, temporary } => {
             created(master, greeting, prefer, Writing { file, generation, lease, temporary }).map(Wire::Created)
         }
         _ => Ok(Wire::Done(v1::Empty {})),
     }
+}
+
+/// The status of what a call made or changed.
+///
+/// # Errors
+/// `NotFound` where it is gone already.
+pub fn made(master: &Master, file: FileId) -> Result<v1::outcome::Result> {
+    let status = status(master, &master.core.read(), file)?;
+    Ok(v1::outcome::Result::Status((&status).into()))
 }
 
 struct Writing {

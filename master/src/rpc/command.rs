@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use larder_common::{
-    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, GroupPolicy, LeaseId, Result, SessionId, Timestamp,
+    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, GroupPolicy, LeaseId, Name, Result, SessionId, Timestamp,
     WorkerId,
 };
 use larder_proto::{
@@ -15,8 +15,8 @@ use larder_proto::{
 
 use crate::state::{
     AbandonFile, Command, CompleteFile, CreateComplete, CreateDirectory, CreateFile, Link, MakeSpecial, Mount, Owner,
-    Receipt, Remove, RemoveKind, RemoveXattr, Rename, RenameMode, SetAttributes, SetPin, SetPolicy, SetReplication,
-    SetTime, SetTtl, SetXattr, Symlink, Target, Unmount, XattrMode,
+    Place, Receipt, Remove, RemoveKind, RemoveXattr, Rename, RenameMode, SetAttributes, SetPin, SetPolicy,
+    SetReplication, SetTime, SetTtl, SetXattr, Symlink, Target, Unmount, XattrMode,
 };
 
 /// What a call asks for.
@@ -94,6 +94,33 @@ pub fn from_wire(
     }
 }
 
+/// The directory that a command names by its id, where the answer is about a name in it.
+#[must_use]
+pub fn directory(what: &What) -> Option<FileId> {
+    let at = match what {
+        What::CreateDirectory(m) => &m.at,
+        What::CreateFile(m) => &m.at,
+        What::Rename(m) => &m.to_at,
+        What::Link(m) => &m.at,
+        What::Symlink(m) => &m.at,
+        What::MakeSpecial(m) => &m.at,
+        _ => &None,
+    };
+    at.as_ref().map(|child| FileId(child.parent))
+}
+
+/// The file that a command names by its id, where its attributes are the answer.
+#[must_use]
+pub fn about(what: &What) -> Option<FileId> {
+    let id = match what {
+        What::SetAttributes(m) if !m.recursive => m.id,
+        What::SetXattr(m) => m.id,
+        What::RemoveXattr(m) => m.id,
+        _ => 0,
+    };
+    (id != 0).then_some(FileId(id))
+}
+
 fn tree(path: &[u8], recursive: bool, each: Each) -> Result<Asked> {
     Ok(Asked::Tree(Tree { path: FsPath::parse(path)?, recursive, each }))
 }
@@ -105,23 +132,23 @@ fn one(what: What, defaults: Defaults) -> Result<Command> {
         What::AbandonFile(m) => AbandonFile { lease: LeaseId(m.lease) }.into(),
         What::Rename(m) => rename(m)?.into(),
         What::Remove(m) => remove(m)?.into(),
-        What::Link(m) => Link { target: target(&m.existing)?, place: place(&m.new)? }.into(),
-        What::Symlink(m) => Symlink { place: place(&m.path)?, text: m.target.to_vec() }.into(),
+        What::Link(m) => Link { target: target(&m.existing, m.id)?, place: place(&m.new, m.at)? }.into(),
+        What::Symlink(m) => Symlink { place: place(&m.path, m.at)?, text: m.target.to_vec() }.into(),
         What::MakeSpecial(m) => {
-            MakeSpecial { place: place(&m.path)?, format: m.mode & 0o170_000, device: m.device, mode: m.mode & 0o7777 }
-                .into()
+            let (format, mode) = (m.mode & 0o170_000, m.mode & 0o7777);
+            MakeSpecial { place: place(&m.path, m.at)?, format, device: m.device, mode }.into()
         }
         What::SetAttributes(m) => attributes(m)?.into(),
         What::SetXattr(m) => set_xattr(m)?.into(),
-        What::RemoveXattr(m) => RemoveXattr { target: target(&m.path)?, name: m.name.to_vec() }.into(),
-        What::SetPin(m) => SetPin { target: target(&m.path)?, pinned: m.pinned }.into(),
-        What::SetTtl(m) => SetTtl { target: target(&m.path)?, ttl: m.ttl.map(Into::into) }.into(),
-        What::SetReplication(m) => SetReplication { target: target(&m.path)?, min: m.min }.into(),
+        What::RemoveXattr(m) => RemoveXattr { target: target(&m.path, m.id)?, name: m.name.to_vec() }.into(),
+        What::SetPin(m) => SetPin { target: target(&m.path, 0)?, pinned: m.pinned }.into(),
+        What::SetTtl(m) => SetTtl { target: target(&m.path, 0)?, ttl: m.ttl.map(Into::into) }.into(),
+        What::SetReplication(m) => SetReplication { target: target(&m.path, 0)?, min: m.min }.into(),
         What::SetPolicy(m) => {
             let asked = Some(m.policy).filter(|name| !name.is_empty());
             let policy = asked.map(|name| name.parse::<GroupPolicy>()).transpose()?;
             // Asking for AUTO is a choice too: it ends what was fixed for a directory above.
-            SetPolicy { target: target(&m.path)?, policy: policy.map(|policy| policy.to_string()) }.into()
+            SetPolicy { target: target(&m.path, 0)?, policy: policy.map(|policy| policy.to_string()) }.into()
         }
         What::Mount(m) => mount(m)?.into(),
         What::Unmount(m) => Unmount { path: FsPath::parse(&m.path)? }.into(),
@@ -134,12 +161,18 @@ fn one(what: What, defaults: Defaults) -> Result<Command> {
     })
 }
 
-fn place(path: &[u8]) -> Result<crate::state::Place> {
-    FsPath::parse(path).map(Into::into)
+fn place(path: &[u8], at: Option<v1::Child>) -> Result<Place> {
+    match at {
+        Some(child) => Ok(Place::Child(FileId(child.parent), Name::new(&child.name)?)),
+        None => FsPath::parse(path).map(Into::into),
+    }
 }
 
-fn target(path: &[u8]) -> Result<Target> {
-    FsPath::parse(path).map(Into::into)
+fn target(path: &[u8], id: u64) -> Result<Target> {
+    match id {
+        0 => FsPath::parse(path).map(Into::into),
+        id => Ok(Target::Id(FileId(id))),
+    }
 }
 
 fn expected(id: u64) -> Option<FileId> {
@@ -148,7 +181,7 @@ fn expected(id: u64) -> Option<FileId> {
 
 fn create_directory(m: v1::CreateDirectory) -> Result<CreateDirectory> {
     Ok(CreateDirectory {
-        place: place(&m.path)?,
+        place: place(&m.path, m.at)?,
         mode: m.mode & 0o7777,
         recursive: m.recursive,
         allow_exists: m.allow_exists,
@@ -159,7 +192,7 @@ fn create_directory(m: v1::CreateDirectory) -> Result<CreateDirectory> {
 fn create_file(m: v1::CreateFile, defaults: Defaults) -> Result<Command> {
     let block_size = if m.block_size == 0 { defaults.block_size } else { BlockSize::new(m.block_size)? };
     let create = CreateFile {
-        place: place(&m.path)?,
+        place: place(&m.path, m.at)?,
         mode: m.mode & 0o7777,
         block_size,
         write_type: convert::write_type(m.write_type)?,
@@ -206,8 +239,8 @@ fn rename(m: v1::Rename) -> Result<Rename> {
         (true, true) => return Err(Error::new(ErrorKind::Invalid, "a rename cannot both exchange and not replace")),
     };
     Ok(Rename {
-        from: place(&m.from)?,
-        to: place(&m.to)?,
+        from: place(&m.from, m.from_at)?,
+        to: place(&m.to, m.to_at)?,
         mode,
         expected: expected(m.expected),
         replaced: None,
@@ -222,7 +255,7 @@ fn remove(m: v1::Remove) -> Result<Remove> {
         _ => RemoveKind::File,
     };
     Ok(Remove {
-        place: place(&m.path)?,
+        place: place(&m.path, m.at)?,
         recursive: m.recursive,
         kind,
         cache_only: false,
@@ -232,14 +265,19 @@ fn remove(m: v1::Remove) -> Result<Remove> {
 }
 
 fn attributes(m: v1::SetAttributes) -> Result<SetAttributes> {
-    let target = if m.id == 0 { target(&m.path)? } else { Target::Id(FileId(m.id)) };
-    let time = |nanos: i64| SetTime::At(Timestamp(nanos));
+    let target = target(&m.path, m.id)?;
+    let time = |now: bool, nanos: Option<i64>| match now {
+        true => Some(SetTime::Now),
+        false => nanos.map(|nanos| SetTime::At(Timestamp(nanos))),
+    };
     Ok(SetAttributes {
         mode: m.mode.map(|mode| mode & 0o7777),
         uid: m.uid,
         gid: m.gid,
-        accessed: m.accessed.map(time),
-        modified: m.modified.map(time),
+        accessed: time(m.accessed_now, m.accessed),
+        modified: time(m.modified_now, m.modified),
+        length: m.length,
+        drop_privileges: m.drop_privileges,
         ..SetAttributes::of(target)
     })
 }
@@ -251,7 +289,7 @@ fn set_xattr(m: v1::SetXattr) -> Result<SetXattr> {
         (false, true) => XattrMode::Replace,
         (true, true) => return Err(Error::new(ErrorKind::Invalid, "an attribute cannot be both new and replaced")),
     };
-    Ok(SetXattr { target: target(&m.path)?, name: m.name.to_vec(), value: m.value.to_vec(), mode })
+    Ok(SetXattr { target: target(&m.path, m.id)?, name: m.name.to_vec(), value: m.value.to_vec(), mode })
 }
 
 fn mount(m: v1::Mount) -> Result<Mount> {
@@ -303,11 +341,38 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        let both = v1::Rename { from: "/a".into(), to: "/b".into(), no_replace: true, exchange: true, expected: 0 };
+        let both = v1::Rename {
+            from: "/a".into(),
+            to: "/b".into(),
+            no_replace: true,
+            exchange: true,
+            ..v1::Rename::default()
+        };
         assert_eq!(asked(What::Rename(both)).unwrap_err().kind(), ErrorKind::Invalid);
         let relative = v1::Remove { path: "a".into(), ..Default::default() };
         assert_eq!(asked(What::Remove(relative)).unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(from_wire(v1::Command { what: None }, DEFAULTS, |_| None).unwrap_err().kind(), ErrorKind::Mismatch);
+    }
+
+    #[test]
+    fn a_place_by_id_is_taken_before_a_path() {
+        let at = Some(v1::Child { parent: 7, name: (&b"\xff"[..]).into() });
+        let remove = v1::Remove { path: "/other".into(), at, ..Default::default() };
+        let Asked::One(command) = asked(What::Remove(remove)).unwrap() else { panic!("a tree") };
+        let Command::Remove(remove) = *command else { panic!("{command:?}") };
+        assert_eq!(remove.place, Place::Child(FileId(7), Name::new(b"\xff").unwrap()));
+        let long = v1::Child { parent: 7, name: vec![b'x'; 256].into() };
+        let make = v1::CreateDirectory { at: Some(long), ..Default::default() };
+        assert_eq!(asked(What::CreateDirectory(make)).unwrap_err().kind(), ErrorKind::NameTooLong);
+    }
+
+    #[test]
+    fn times_are_the_master_s_or_the_caller_s() {
+        let set = v1::SetAttributes { id: 3, accessed_now: true, modified: Some(-5), ..Default::default() };
+        let Asked::One(command) = asked(What::SetAttributes(set)).unwrap() else { panic!("a tree") };
+        let Command::SetAttributes(set) = *command else { panic!("{command:?}") };
+        assert_eq!((set.target, set.accessed), (Target::Id(FileId(3)), Some(SetTime::Now)));
+        assert_eq!(set.modified, Some(SetTime::At(Timestamp(-5))));
     }
 
     #[test]

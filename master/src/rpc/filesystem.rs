@@ -5,9 +5,10 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::FutureExt;
-use larder_common::{Error, ErrorKind, FileId, FsPath, Result, SessionId, WorkerId};
+use larder_common::{Caller, Error, ErrorKind, FileId, FsPath, MountId, Name, Position, Result, SessionId, WorkerId};
 use larder_proto::{
     Greeting, into_status,
     v1::{self, file_system_server},
@@ -15,7 +16,7 @@ use larder_proto::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{answer, listing, report, session};
-use crate::{master::Master, under::Validity};
+use crate::{master::Master, state::State, under::Validity};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -54,9 +55,19 @@ impl file_system_server::FileSystem for FileSystemService {
         let asked = request.into_inner();
         let reply = async {
             let how = How { follow: !asked.no_follow, fresh: asked.fresh };
-            let found = Finder { master: &self.0, greeting: &greeting }.find(&asked.path, asked.id, how).await?;
+            let finder = self.finder(&greeting);
+            let found = match &asked.at {
+                Some(child) => {
+                    let caller = self.0.caller(&greeting, asked.caller.as_ref())?;
+                    finder.child(FileId(child.parent), &Name::new(&child.name)?, &caller).await?
+                }
+                None => finder.find(&asked.path, asked.id, how).await?,
+            };
             let state = self.0.core.read();
-            let status = answer::status(&self.0, &state, found.file)?;
+            let mut status = answer::status(&self.0, &state, found.file)?;
+            if let Some(child) = &asked.at {
+                status.name = Name::new(&child.name).ok();
+            }
             let position = state.position().0;
             drop(state);
             let (parent, validity) = (found.parent.0, Some(found.validity));
@@ -109,13 +120,27 @@ impl file_system_server::FileSystem for FileSystemService {
         let asked = request.into_inner();
         let reply = async {
             let how = How { follow: true, fresh: false };
-            let found = Finder { master: &self.0, greeting: &greeting }.find(&asked.path, 0, how).await?;
-            let state = self.0.core.read();
-            state.may(found.file, &greeting.caller, 4)?;
-            let wanted =
-                state.xattrs(found.file).iter().filter(|(name, _)| asked.name.is_empty() || *name == asked.name);
-            let values = wanted.map(|(name, value)| (text(name), value.clone().into())).collect();
-            Ok(v1::XattrReply { values })
+            let caller = self.0.caller(&greeting, asked.caller.as_ref())?;
+            let found = self.finder(&greeting).find(&asked.path, asked.id, how).await?;
+            xattrs(&self.0.core.read(), found.file, &asked.name, &caller)
+        };
+        respond(reply.await)
+    }
+
+    async fn get_space(&self, request: Request<v1::SpaceRequest>) -> Result<Response<v1::Space>, Status> {
+        self.0.greet(request.metadata())?;
+        respond(space(&self.0, FileId(request.into_inner().id)))
+    }
+
+    async fn sync(&self, request: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
+        self.0.greet(request.metadata())?;
+        let asked = request.into_inner();
+        let reply = async {
+            let journal = self.0.core.journal();
+            let position =
+                if asked.position == 0 { journal.last() } else { Position(asked.position).min(journal.last()) };
+            self.0.core.wait_durable(position, self.0.core.deadline()).await?;
+            Ok(v1::SyncReply { durable: journal.durable().borrow().0 })
         };
         respond(reply.await)
     }
@@ -125,11 +150,35 @@ impl file_system_server::FileSystem for FileSystemService {
     }
 }
 
-fn text(name: &[u8]) -> String {
-    match std::str::from_utf8(name) {
-        Ok(text) => text.to_owned(),
-        Err(_) => name.escape_ascii().to_string(),
+impl FileSystemService {
+    fn finder<'a>(&'a self, greeting: &'a Greeting) -> Finder<'a> {
+        Finder { master: &self.0, greeting }
     }
+}
+
+/// The extended attributes of a file that a caller may read, or the one of this name, by the rules of `xattr(7)`: names of
+/// `trusted.` are root's, values of `user.` need the right to read, `security.` is for everybody.
+fn xattrs(state: &State, file: FileId, name: &[u8], caller: &Caller) -> Result<v1::XattrReply> {
+    let hidden = |name: &[u8]| name.starts_with(b"trusted.") && !caller.is_root();
+    if !name.is_empty() && name.starts_with(b"user.") {
+        state.may(file, caller, 4)?;
+    }
+    let wanted = |(other, _): &&(Vec<u8>, Vec<u8>)| (name.is_empty() || *other == name) && !hidden(other);
+    let values = name.is_empty() && state.may(file, caller, 4).is_err();
+    let attribute = |(name, value): &(Vec<u8>, Vec<u8>)| v1::Xattr {
+        name: name.clone().into(),
+        value: if values { Bytes::new() } else { value.clone().into() },
+    };
+    Ok(v1::XattrReply { attributes: state.xattrs(file).iter().filter(wanted).map(attribute).collect() })
+}
+
+fn space(master: &Master, file: FileId) -> Result<v1::Space> {
+    let state = master.core.read();
+    let (mount, files) = (state.mount_of(file).map(|mount| (mount.id, mount.read_only)), state.inodes() as u64);
+    drop(state);
+    let (id, read_only) = mount.unwrap_or((MountId::ROOT, false));
+    let space = master.stores.mounts().get(id)?.space();
+    Ok(v1::Space { total: space.total, free: space.free, files, read_only })
 }
 
 fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
@@ -138,15 +187,25 @@ fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
 
 async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest) -> Result<v1::OpenReply> {
     let how = How { follow: true, fresh: false };
-    let found = Finder { master, greeting }.find(&asked.path, asked.id, how).await?;
-    master.core.read().may(found.file, &greeting.caller, 4)?;
+    let caller = master.caller(greeting, asked.caller.as_ref())?;
+    let finder = Finder { master, greeting };
+    // A new grant for what is open must be had from a mount whose store is away, too: the bytes may be in the cache.
+    let found = match (asked.id, asked.generation) {
+        (id @ 1.., 1..) => finder.known(FileId(id))?,
+        (id, _) => finder.find(&asked.path, id, how).await?,
+    };
+    may_open(master, found.file, &caller, asked.id != 0)?;
     master.wait_for_holders(found.file).await?;
     let near = if asked.near_worker.is_empty() { None } else { Some(WorkerId::try_from(&asked.near_worker[..])?) };
     let mut reply = answer::open(master, greeting, near, found.file)?;
     let generation = reply.status.as_ref().map_or(0, |status| status.generation);
+    if asked.id != 0 {
+        let path = master.core.read().path(found.file);
+        reply.path = path.map(|path| Bytes::copy_from_slice(path.as_bytes())).unwrap_or_default();
+    }
     if asked.id != 0 && asked.generation != 0 && generation != asked.generation {
         let error = Error::new(ErrorKind::Changed, "the file has new content since it was opened");
-        return Err(error.at(&asked.path).advise("open it again"));
+        return Err(error.at(&reply.path).advise("open it again"));
     }
     reply.parent = found.parent.0;
     reply.validity = Some(found.validity);
@@ -156,6 +215,13 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
         siblings(master, greeting, near, found, &mut reply);
     }
     Ok(reply)
+}
+
+/// By id a mount opens, also what is to be executed: whoever may do that may have the bytes read for it (as in NFS).
+fn may_open(master: &Master, file: FileId, caller: &Caller, by_id: bool) -> Result<()> {
+    let state = master.core.read();
+    let executes = by_id && state.may(file, caller, 1).is_ok();
+    if executes { Ok(()) } else { state.may(file, caller, 4) }
 }
 
 /// So many further files of a directory that is being walked are answered with one of them.
@@ -220,7 +286,7 @@ impl Finder<'_> {
     /// Finds what is asked for by path, or by id where that is not 0, and records the session's interest in it.
     pub(crate) async fn find(self, path: &[u8], id: u64, how: How) -> Result<Found> {
         if id != 0 {
-            return self.by_id(FileId(id));
+            return self.by_id(FileId(id)).await;
         }
         let path = FsPath::parse(path)?;
         let mut file = self.master.look_up(&path, &self.greeting.caller, how).await?;
@@ -242,7 +308,21 @@ impl Finder<'_> {
         if direct { found } else { Found { validity: v1::Validity::default(), ..found } }
     }
 
-    fn by_id(self, file: FileId) -> Result<Found> {
+    /// Finds what a name of a directory names, and records the session's interest in it.
+    pub(crate) async fn child(self, directory: FileId, name: &Name, caller: &Caller) -> Result<Found> {
+        // First of all, so that whatever is found cannot get another meaning unheard.
+        let known = self.interest(directory);
+        let file = self.master.look_up_child(directory, name, caller).await?;
+        let validity = if known { self.validity(directory) } else { v1::Validity::default() };
+        Ok(Found { file, parent: directory, validity })
+    }
+
+    async fn by_id(self, file: FileId) -> Result<Found> {
+        self.master.stores.ensure_file_fresh(file, self.master.core.deadline()).await?;
+        self.known(file)
+    }
+
+    fn known(self, file: FileId) -> Result<Found> {
         let gone = || Error::new(ErrorKind::NotFound, format!("file {file} is no more"));
         self.master.core.read().status(file).ok_or_else(gone)?;
         Ok(self.know(file))

@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use futures_core::Stream;
-use larder_common::{ErrorKind, FileId, Result};
+use larder_common::{Caller, ErrorKind, FileId, Result};
 use larder_proto::{Greeting, into_status, v1};
 use tonic::Status;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::master::Master;
 
 /// Entries of a page.
-const PAGE: usize = 512;
+const PAGE: usize = 1024;
 
 /// The pages of a listing.
 pub fn pages(
@@ -34,6 +34,7 @@ pub fn pages(
 struct Walk {
     master: Arc<Master>,
     greeting: Greeting,
+    caller: Caller,
     recursive: bool,
     left: usize,
     /// Directories still to list, with their paths below the one that was asked.
@@ -49,12 +50,13 @@ struct Walk {
 impl Walk {
     async fn begin(master: Arc<Master>, greeting: Greeting, asked: v1::ListRequest) -> Result<Self> {
         let how = How { follow: true, fresh: asked.fresh };
-        let found = Finder { master: &master, greeting: &greeting }.find(&asked.path, 0, how).await?;
+        let caller = master.caller(&greeting, asked.caller.as_ref())?;
+        let found = Finder { master: &master, greeting: &greeting }.find(&asked.path, asked.id, how).await?;
         let directory = {
             let state = master.core.read();
             let status = answer::status(&master, &state, found.file)?;
             if status.kind.is_directory() {
-                state.may(found.file, &greeting.caller, 4).map_err(|error| error.at(&asked.path))?;
+                state.may(found.file, &caller, 4).map_err(|error| error.at(&asked.path))?;
             }
             status.kind.is_directory()
         };
@@ -62,6 +64,7 @@ impl Walk {
         Ok(Self {
             master,
             greeting,
+            caller,
             recursive: asked.recursive,
             left: if asked.limit == 0 { usize::MAX } else { asked.limit as usize },
             todo,
@@ -131,10 +134,7 @@ impl Walk {
                 let mut status = answer::status(&self.master, &state, listed.id)?;
                 status.name = larder_common::Name::new(listed.name).ok();
                 let full = if path.is_empty() { Vec::new() } else { [path, b"/", listed.name].concat() };
-                if self.recursive
-                    && status.kind.is_directory()
-                    && state.may(listed.id, &self.greeting.caller, 5).is_ok()
-                {
+                if self.recursive && status.kind.is_directory() && state.may(listed.id, &self.caller, 5).is_ok() {
                     below.push((listed.id, if path.is_empty() { listed.name.to_vec() } else { full.clone() }));
                 }
                 self.after = Some(listed.name.to_vec());

@@ -8,7 +8,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_core::Stream;
-use larder_common::{Caller, Error, ErrorKind, FileId, Position, Result, SessionId, WorkerId};
+use larder_common::{Error, ErrorKind, FileId, Position, Result, SessionId, WorkerId};
 use larder_proto::{
     Greeting, greeting,
     v1::{self, session_reply::What as Reply, session_request::What},
@@ -19,10 +19,10 @@ use tonic::{Status, Streaming};
 use super::{
     answer,
     command::{self, Asked, Defaults},
+    filesystem::Finder,
     tree,
 };
 use crate::{
-    config::Authentication,
     core::{Asker, Finished},
     master::Master,
     sessions::{Acknowledgements, Replies, reply},
@@ -69,7 +69,6 @@ struct Connection {
     master: Arc<Master>,
     session: SessionId,
     number: u64,
-    caller: Caller,
     greeting: Greeting,
     replies: Replies,
 }
@@ -92,14 +91,7 @@ async fn connect(
     };
     // The greeting goes first on the stream, and nothing that is told from now on is missed.
     let number = master.sessions.attach(session, replies.clone(), reply(Reply::Opened(opened)));
-    Ok(Connection {
-        master: Arc::clone(master),
-        session,
-        number,
-        caller: greeting.caller.clone(),
-        greeting: greeting.clone(),
-        replies: replies.clone(),
-    })
+    Ok(Connection { master: Arc::clone(master), session, number, greeting: greeting.clone(), replies: replies.clone() })
 }
 
 async fn new_session(master: &Arc<Master>, program: String) -> Result<SessionId> {
@@ -144,8 +136,8 @@ impl Connection {
     fn calls(self: &Arc<Self>, calls: Vec<v1::Call>) {
         let mut batch = Batch::default();
         for call in calls {
-            let ticket = Ticket::of(&call);
-            match self.begin(call) {
+            let mut ticket = Ticket::of(&call, &self.master);
+            match self.begin(call, &mut ticket) {
                 Ok(Begun::Finished(finished)) => batch.add(self, &ticket, *finished),
                 Ok(Begun::Later(asked, asker)) => {
                     tokio::spawn(Arc::clone(self).later(ticket, asked, asker));
@@ -159,7 +151,7 @@ impl Connection {
     }
 
     /// Takes the first step of a call.
-    fn begin(&self, call: v1::Call) -> Result<Begun> {
+    fn begin(&self, call: v1::Call, ticket: &mut Ticket) -> Result<Begun> {
         let asker = self.asker(&call)?;
         let defaults =
             Defaults { block_size: self.master.config.block_size, session: self.session, sync: call.durable };
@@ -170,6 +162,10 @@ impl Connection {
         };
         let asked = command::from_wire(call.command.unwrap_or_default(), defaults, block_size)?;
         let Asked::One(command) = asked else { return Ok(Begun::Later(asked, asker)) };
+        // Before the state is read for the answer, so that no later change is missed.
+        if let Some(directory) = ticket.directory {
+            ticket.known = self.finder().interest(directory);
+        }
         if self.master.must_look_first(&command) {
             return Ok(Begun::Later(Asked::One(command), asker));
         }
@@ -184,22 +180,12 @@ impl Connection {
             return Err(Error::new(ErrorKind::Invalid, format!("slot {} number {}", call.slot, call.number)));
         }
         let request = Request { session: self.session, slot: call.slot, number: call.number };
-        let caller = match &call.caller {
-            None => self.caller.clone(),
-            Some(info) => self.on_behalf(info)?,
-        };
+        let caller = self.master.caller(&self.greeting, call.caller.as_ref())?;
         Ok(Asker { caller, request: Some(request), durable: call.durable })
     }
 
-    /// One process acting for several users: root may, and where claims are believed everybody may.
-    fn on_behalf(&self, info: &v1::CallerInfo) -> Result<Caller> {
-        let open = self.master.config.authentication == Authentication::Simple;
-        if !open && !self.caller.is_root() && info.uid != self.caller.uid {
-            let message = format!("user {} may not act for user {}", self.caller.uid, info.uid);
-            return Err(Error::new(ErrorKind::Denied, message));
-        }
-        let gids = if info.gids.is_empty() { vec![info.uid] } else { info.gids.clone() };
-        Ok(Caller { uid: info.uid, gids, name: info.user.clone() })
+    fn finder(&self) -> Finder<'_> {
+        Finder { master: &self.master, greeting: &self.greeting }
     }
 
     async fn later(self: Arc<Self>, ticket: Ticket, asked: Asked, asker: Asker) {
@@ -259,12 +245,24 @@ struct Ticket {
     prefer: Option<WorkerId>,
     /// Workers that hold what the call commits.
     holders: Vec<WorkerId>,
+    /// The directory that the caller names by its id, or has named the file in that it names by id.
+    directory: Option<FileId>,
+    /// Whether the session's interest in that directory is recorded.
+    known: bool,
+    /// The file whose attributes change: its status is the answer.
+    about: Option<FileId>,
 }
 
 impl Ticket {
-    fn of(call: &v1::Call) -> Self {
-        let mut ticket =
-            Self { slot: call.slot, number: call.number, durable: call.durable, prefer: None, holders: Vec::new() };
+    fn of(call: &v1::Call, master: &Master) -> Self {
+        let (prefer, holders, directory, known, about) = (None, Vec::new(), None, false, None);
+        let v1::Call { slot, number, durable, .. } = *call;
+        let mut ticket = Self { slot, number, durable, prefer, holders, directory, known, about };
+        if let Some(what) = call.command.as_ref().and_then(|command| command.what.as_ref()) {
+            ticket.about = command::about(what);
+            let parent = |file| master.core.read().parents(file).first().copied().unwrap_or(file);
+            ticket.directory = command::directory(what).or_else(|| ticket.about.map(parent));
+        }
         match call.command.as_ref().and_then(|command| command.what.as_ref()) {
             Some(v1::command::What::CreateFile(create)) => {
                 ticket.prefer = WorkerId::try_from(&create.prefer_worker[..]).ok();
@@ -279,11 +277,20 @@ impl Ticket {
     }
 
     fn outcome(&self, position: Position, result: v1::outcome::Result) -> v1::Outcome {
-        v1::Outcome { slot: self.slot, number: self.number, position: position.0, result: Some(result) }
+        let (slot, number, position, result) = (self.slot, self.number, position.0, Some(result));
+        v1::Outcome { slot, number, position, result, validity: None, parent: 0 }
     }
 
     fn failed(&self, error: &Error) -> v1::Outcome {
         self.outcome(Position(0), v1::outcome::Result::Failure(error.into()))
+    }
+
+    /// How long a status in the answer may be kept, and the directory that it is under.
+    fn validity(&self, connection: &Connection) -> (Option<v1::Validity>, u64) {
+        match self.directory.filter(|_| self.known) {
+            Some(directory) => (Some(connection.finder().validity(directory)), directory.0),
+            None => (None, 0),
+        }
     }
 }
 
@@ -307,9 +314,15 @@ impl Batch {
         if let Outcome::Committed { file, generation } = &finished.outcome {
             connection.master.committed(*file, *generation, &ticket.holders);
         }
-        let result = answer::outcome(&connection.master, &connection.greeting, ticket.prefer, finished.outcome);
+        let (outcome, master) = (finished.outcome, &connection.master);
+        let result = match (ticket.about, &outcome) {
+            (Some(file), Outcome::Done) => answer::made(master, file),
+            _ => answer::outcome(master, &connection.greeting, ticket.prefer, outcome),
+        };
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
-        self.outcomes.push(ticket.outcome(finished.position, result));
+        let (validity, parent) = ticket.validity(connection);
+        let outcome = ticket.outcome(finished.position, result);
+        self.outcomes.push(v1::Outcome { validity, parent, ..outcome });
     }
 }
 

@@ -210,7 +210,12 @@ impl State {
         Self::name_effect(remove.parent, &remove.name, effects);
         let is_directory = self.tree.get(removed.id).is_some_and(Inode::is_directory);
         match (removed.last, is_directory) {
-            (_, true) => effects.extend([Effect::InvalidateAll, Effect::ReclaimPending]),
+            (_, true) => {
+                // Of an empty directory nobody knows anything but its name.
+                let empty = self.tree.get(removed.id).is_none_or(|inode| self.tree.entries(inode) == 0);
+                effects.push(if empty { Effect::Invalidate(removed.id) } else { Effect::InvalidateAll });
+                effects.push(Effect::ReclaimPending);
+            }
             (true, false) => self.last_name_gone(removed.id, remove, time, effects),
             (false, false) => self.touch_changed(removed.id, time, effects),
         }
@@ -221,6 +226,7 @@ impl State {
         let open: Vec<u64> =
             remove.holders.iter().copied().filter(|s| self.sessions.contains(&SessionId(*s))).collect();
         if open.is_empty() {
+            effects.push(Effect::Invalidate(file));
             if let Some(freed) = self.tree.free(file) {
                 self.forget(&freed, effects);
             }
@@ -288,7 +294,7 @@ impl State {
             let (file, directory) = (inode.id(), inode.is_directory());
             self.touch_changed(file, time, effects);
             if directory {
-                effects.push(Effect::InvalidateAll);
+                effects.push(Effect::InvalidatePaths);
             }
         }
     }

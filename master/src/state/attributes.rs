@@ -43,6 +43,8 @@ pub struct SetAttributes {
     pub modified: Option<SetTime>,
     /// Length: 0, or the length that it has. Any other needs a write lease.
     pub length: Option<u64>,
+    /// Setuid goes, and setgid of what the group may execute: somebody has written the file (`FUSE_WRITE_KILL_SUIDGID`).
+    pub drop_privileges: bool,
     /// What the caller saw there.
     pub expected: Option<FileId>,
     /// Sessions that have the content open which a new length replaces.
@@ -54,7 +56,8 @@ impl SetAttributes {
     #[must_use]
     pub fn of(target: Target) -> Self {
         let (mode, uid, gid, accessed, modified, length) = (None, None, None, None, None, None);
-        Self { target, mode, uid, gid, accessed, modified, length, expected: None, holders: Vec::new() }
+        let (drop_privileges, expected, holders) = (false, None, Vec::new());
+        Self { target, mode, uid, gid, accessed, modified, length, drop_privileges, expected, holders }
     }
 }
 
@@ -105,8 +108,8 @@ impl SetAttributes {
         let mode = inode.mode();
         let executable = if mode & 0o010 != 0 { 0o2000 } else { 0 };
         let dropped = mode & !(0o4000 | executable);
-        let chowned = self.uid.is_some() || self.gid.is_some();
-        Ok((chowned && inode.is_file() && dropped != mode).then_some(dropped))
+        let touched = self.uid.is_some() || self.gid.is_some() || self.drop_privileges;
+        Ok((touched && inode.is_file() && dropped != mode).then_some(dropped))
     }
 
     fn may_chown(&self, planner: &Planner<'_>, inode: &Inode) -> Result<(), Stop> {
@@ -117,7 +120,7 @@ impl SetAttributes {
             (None, None) => Ok(()),
             _ if caller.is_root() => Ok(()),
             _ if uid_stays && gid_fits => planner.owns(inode),
-            _ => refuse(ErrorKind::Denied, b"", "only root gives files to other users or groups"),
+            _ => refuse(ErrorKind::NotPermitted, b"", "only root gives files to other users or groups"),
         }
     }
 
@@ -139,6 +142,9 @@ impl Plan for SetAttributes {
         planner.writable(mount)?;
         self.may_chown(planner, inode)?;
         self.may_touch(planner, inode)?;
+        if self.drop_privileges {
+            planner.may(inode, 2)?;
+        }
         let mode = self.new_mode(planner, inode)?;
         if let Some(length) = self.length.filter(|length| *length != inode.length() || inode.is_directory()) {
             return planner.truncate(inode, length, self);
@@ -202,6 +208,25 @@ impl Planner<'_> {
         self.empty_version(inode, generation, persistence, (&command.holders, false), &outcome)
     }
 
+    /// The rules of `xattr(7)`. Access control lists are refused, for nothing here would obey them.
+    fn may_set_xattr(&self, inode: &Inode, name: &[u8]) -> Result<(), Stop> {
+        let plain = inode.is_file() || inode.is_directory();
+        match name {
+            _ if name.starts_with(b"system.") => {
+                refuse(ErrorKind::Unsupported, name, "attributes of the system, as access control lists, are not kept")
+            }
+            _ if name.starts_with(b"user.") && !plain => {
+                refuse(ErrorKind::NotPermitted, name, "only files and directories have attributes of users")
+            }
+            _ if name.starts_with(b"user.") => {
+                self.may(inode, 2)?;
+                if inode.is_directory() && inode.mode() & 0o1000 != 0 { self.owns(inode) } else { Ok(()) }
+            }
+            _ if self.context.caller.is_root() => Ok(()),
+            _ => refuse(ErrorKind::NotPermitted, name, "only root sets attributes outside of `user.`"),
+        }
+    }
+
     fn set_xattr(
         &mut self,
         target: &Target,
@@ -211,16 +236,12 @@ impl Planner<'_> {
     ) -> Result<Planned, Stop> {
         let (inode, mount) = self.target(target)?;
         self.writable(mount)?;
-        match name.starts_with(b"user.") {
-            true => self.may(inode, 2)?,
-            false if self.context.caller.is_root() => {}
-            false => return refuse(ErrorKind::Denied, name, "only root sets attributes outside of `user.`"),
-        }
+        self.may_set_xattr(inode, name)?;
         let xattrs = self.state.xattrs(inode.id());
         let there = xattrs.iter().any(|(other, _)| other == name);
         match (mode, there) {
             (XattrMode::Create, true) => return refuse(ErrorKind::AlreadyExists, name, "the attribute is there"),
-            (XattrMode::Replace, false) => return refuse(ErrorKind::NotFound, name, "no such attribute"),
+            (XattrMode::Replace, false) => return refuse(ErrorKind::NoAttribute, name, "no such attribute"),
             _ if !there && value.is_some() && xattrs.len() >= XATTRS => {
                 return refuse(ErrorKind::NoSpace, name, "the file has too many attributes");
             }

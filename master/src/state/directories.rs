@@ -167,7 +167,7 @@ impl Plan for MakeSpecial {
             return refuse(ErrorKind::Invalid, b"", "only pipes, sockets and devices are special files");
         }
         if matches!(format, 0o020_000 | 0o060_000) && !planner.context.caller.is_root() {
-            return refuse(ErrorKind::Denied, b"", "only root makes devices");
+            return refuse(ErrorKind::NotPermitted, b"", "only root makes devices");
         }
         planner.make(&self.place, &FileKind::Special(format, self.device), self.mode)
     }
@@ -179,7 +179,7 @@ impl Plan for Link {
         let found = planner.place(&self.place, false)?;
         let about = planner.about(&found);
         if inode.kind() == Kind::Directory {
-            return refuse(ErrorKind::Denied, &about, "a directory has one name only");
+            return refuse(ErrorKind::NotPermitted, &about, "a directory has one name only");
         }
         if mount.id != found.mount.id {
             return refuse(ErrorKind::CrossesMounts, &about, "the file is in another mount");
@@ -187,8 +187,11 @@ impl Plan for Link {
         if found.inode.is_some() {
             return refuse(ErrorKind::AlreadyExists, &about, "the name is taken");
         }
-        if planner.state.tree.links(inode) >= LINKS_MAX || planner.state.tree.parent(inode).is_none() {
-            return refuse(ErrorKind::Invalid, &about, "the file has too many names, or none");
+        if planner.state.tree.links(inode) >= LINKS_MAX {
+            return refuse(ErrorKind::TooManyLinks, &about, "the file has too many names");
+        }
+        if planner.state.tree.parent(inode).is_none() {
+            return refuse(ErrorKind::NotFound, &about, "the file was removed");
         }
         planner.may_change(&found)?;
         let (file, parent, name) = (inode.id().0, found.parent.id().0, found.name.to_vec());

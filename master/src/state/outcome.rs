@@ -138,8 +138,10 @@ pub struct Applied {
 pub enum Effect {
     /// What caches know of this inode is old.
     Invalidate(FileId),
-    /// What caches know of anything may be old: a tree has moved or gone, or a mount has changed.
+    /// What caches know of anything may be old: a tree has gone, or a mount has changed.
     InvalidateAll,
+    /// What caches know of paths may be old: a directory has another name. What they know by ids holds.
+    InvalidatePaths,
     /// What caches know of this name is old.
     InvalidateName {
         /// The directory.

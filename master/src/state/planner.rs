@@ -212,16 +212,26 @@ impl<'a> Planner<'a> {
         refuse(ErrorKind::Denied, path.as_bytes(), &message)
     }
 
+    fn not_owner<T>(&self, inode: &Inode) -> Result<T, Stop> {
+        let path = self.state.path(inode.id()).unwrap_or_else(FsPath::root);
+        let message = format!("uid {} may not do this; the owner is {}", self.context.caller.uid, inode.uid());
+        refuse(ErrorKind::NotPermitted, path.as_bytes(), &message)
+    }
+
     /// Refuses who is neither the owner nor root.
     pub(super) fn owns(&self, inode: &Inode) -> Result<(), Stop> {
         let caller = &self.context.caller;
-        if caller.is_root() || caller.uid == inode.uid() { Ok(()) } else { self.denied(inode) }
+        if caller.is_root() || caller.uid == inode.uid() { Ok(()) } else { self.not_owner(inode) }
     }
 
     /// Refuses what a sticky directory keeps for owners.
     pub(super) fn may_unname(&self, parent: &Inode, inode: &Inode) -> Result<(), Stop> {
         let owner = [parent.uid(), inode.uid()].contains(&self.context.caller.uid);
-        if parent.mode() & 0o1000 == 0 || owner || self.context.caller.is_root() { Ok(()) } else { self.denied(inode) }
+        if parent.mode() & 0o1000 == 0 || owner || self.context.caller.is_root() {
+            Ok(())
+        } else {
+            self.not_owner(inode)
+        }
     }
 
     pub(super) fn writable(&self, mount: &MountPoint) -> Result<(), Stop> {

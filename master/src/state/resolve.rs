@@ -247,6 +247,35 @@ impl State {
         Ok(Resolve::Found(inode.id()))
     }
 
+    /// What a name of a directory names, for who has come to the directory by its id.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_child(
+        &self,
+        directory: FileId,
+        name: &Name,
+        caller: &Caller,
+        absent: &[(FileId, Name)],
+    ) -> Result<Resolve> {
+        let missing = || Error::new(ErrorKind::NotFound, "no such file or directory").at(name);
+        let parent = self.tree.attached(directory).ok_or_else(missing)?;
+        if !parent.is_directory() {
+            return Err(Error::new(ErrorKind::NotDirectory, "not a directory").at(name));
+        }
+        if !caller.may(1, parent.mode(), parent.uid(), parent.gid(), true) {
+            return Err(Error::new(ErrorKind::Denied, "its directory does not let the caller through").at(name));
+        }
+        if let Some(child) = self.tree.child_of(parent, name.as_bytes()) {
+            return Ok(Resolve::Found(child.id()));
+        }
+        let mount = self.mount_of(directory).ok_or_else(missing)?;
+        match self.known_absent(parent, name.as_bytes(), mount, absent) {
+            Ok(()) => Err(missing()),
+            Err(needs) => Ok(Resolve::NeedsLoad(needs)),
+        }
+    }
+
     /// Refuses a caller that lacks one of these rights on an inode (r = 4, w = 2, x = 1).
     ///
     /// # Errors

@@ -58,6 +58,20 @@ pub(super) async fn file(shared: &Arc<Shared>, file: FileId, deadline: Instant) 
     walk.name(&parent, &above, name).await.map(|(_, validity)| validity)
 }
 
+/// The same for one name of a directory: whoever asks so has walked the path.
+///
+/// # Errors
+/// As [`path`].
+pub(super) async fn child(shared: &Arc<Shared>, directory: FileId, name: &Name, deadline: Instant) -> Result<Validity> {
+    let Some(known) = shared.ledger.known(directory).filter(|known| known.directory) else {
+        return Ok(Validity::Session);
+    };
+    let Some((mount, path)) = shared.ledger.place(directory) else { return Ok(Validity::Session) };
+    let deadline = deadline.min(Instant::now() + shared.settings.timeout);
+    let walk = Walk { shared, mount: shared.mounts.get(mount)?, deadline };
+    walk.name(&known, &path, name.as_bytes()).await.map(|(_, validity)| validity)
+}
+
 /// Brings the names in a directory up to date, if they are known at all.
 ///
 /// # Errors

@@ -328,6 +328,14 @@ impl UnderStores {
         refresh::file(&self.shared, file, deadline).await
     }
 
+    /// The same for one name of a directory.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_fresh`].
+    pub async fn ensure_child_fresh(&self, directory: FileId, name: &Name, deadline: Instant) -> Result<Validity> {
+        refresh::child(&self.shared, directory, name, deadline).await
+    }
+
     /// The same for the names in a directory, before it is listed.
     ///
     /// # Errors

@@ -1,8 +1,7 @@
 //! `larder fs mkdir`, `touch`. Their paths are names to be made, so they are not taken as patterns.
 
 use clap::Args;
-use larder_client::{AttributeChanges, CreateOptions, ErrorKind, MkdirOptions};
-use larder_common::clock::SystemClock;
+use larder_client::{AttributeChanges, CreateOptions, ErrorKind, MkdirOptions, SetTime};
 
 use super::{
     Act, path,
@@ -62,7 +61,7 @@ impl Act for Touch {
                 match shell.fs.write(&path, bytes::Bytes::new(), options).await {
                     Ok(_) => shell.done("touch", "", &path, " has been created"),
                     Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::IsDirectory) => {
-                        let now = Some(SystemClock::shared().now());
+                        let now = Some(SetTime::Now);
                         let changes = AttributeChanges { accessed: now, modified: now, ..AttributeChanges::default() };
                         shell.fs.set_attributes(&path, changes).await?;
                         shell.done("touch", "", &path, " has been touched")

@@ -122,8 +122,8 @@ fn like(metadata: &Metadata) -> AttributeChanges {
         mode: Some(metadata.mode() & 0o7777),
         uid: is_root.then(|| metadata.uid()),
         gid: is_root.then(|| metadata.gid()),
-        accessed: Some(Timestamp::new(metadata.atime(), metadata.atime_nsec())),
-        modified: Some(Timestamp::new(metadata.mtime(), metadata.mtime_nsec())),
+        accessed: Some(Timestamp::new(metadata.atime(), metadata.atime_nsec()).into()),
+        modified: Some(Timestamp::new(metadata.mtime(), metadata.mtime_nsec()).into()),
         ..AttributeChanges::default()
     }
 }
@@ -152,8 +152,8 @@ pub(crate) async fn across(fs: &FileSystem, from: &FsPath, to: &FsPath, how: How
         mode: Some(status.mode),
         uid: is_root.then_some(status.uid),
         gid: is_root.then_some(status.gid),
-        accessed: Some(status.times.accessed),
-        modified: Some(status.times.modified),
+        accessed: Some(status.times.accessed.into()),
+        modified: Some(status.times.modified.into()),
         ..AttributeChanges::default()
     };
     fs.set_attributes(to, changes).await.map_err(there)
