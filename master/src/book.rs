@@ -10,21 +10,28 @@ use std::{
     time::Instant,
 };
 
-use larder_common::{FileId, MountId, Name, Result};
+use larder_common::{Error, ErrorKind, FileId, Fingerprint, MountId, Name, Result};
 
 use crate::{
     core::{Asker, Boxed, Core, Finished, Step, Under},
-    state::{Command, IntentId, NeedsLoad, Relative, UnderAction, UnderResult, mount_table::MountPoint},
+    state::{Command, IntentId, NeedsLoad, Operation, Relative, UnderAction, UnderResult, mount_table::MountPoint},
     under::{Known, Ledger, MountRow, Taken, UnderStores},
 };
 
 /// Takes what follows from an entry.
 type Follower = Box<dyn Fn(Finished) + Send + Sync>;
 
+/// A patch as the ledger is asked for it: the mount, the operation, whether to sync, until when.
+pub type Patch = (MountId, Operation, bool, Instant);
+
+/// Has a worker carry a patch out.
+type Patcher = Box<dyn Fn(Patch) -> Boxed<'static, Result<Fingerprint>> + Send + Sync>;
+
 /// The core as a ledger.
 pub struct Book {
     core: Arc<Core>,
     follower: OnceLock<Follower>,
+    patcher: OnceLock<Patcher>,
 }
 
 impl fmt::Debug for Book {
@@ -37,13 +44,19 @@ impl Book {
     /// The ledger of this core, with nobody following yet.
     #[must_use]
     pub fn new(core: Arc<Core>) -> Self {
-        Self { core, follower: OnceLock::new() }
+        Self { core, follower: OnceLock::new(), patcher: OnceLock::new() }
     }
 
     /// From now on everything that follows goes here. Only the first call counts.
     pub fn follow(&self, follower: impl Fn(Finished) + Send + Sync + 'static) {
         // A second follower would get what the first one already has.
         let _ = self.follower.set(Box::new(follower));
+    }
+
+    /// From now on patches are carried out by this. Only the first call counts.
+    pub fn patch_by(&self, patcher: impl Fn(Patch) -> Boxed<'static, Result<Fingerprint>> + Send + Sync + 'static) {
+        // There is one way to a worker.
+        let _ = self.patcher.set(Box::new(patcher));
     }
 
     fn hand_on(&self, finished: Finished) {
@@ -147,6 +160,13 @@ impl Ledger for Book {
             Some(Step::Act(intent, action, _)) => Ok(Taken::Act(intent, action)),
             Some(Step::Wait(intent)) => Ok(Taken::Busy(intent)),
             Some(Step::Load(_)) => Ok(Taken::Outdated),
+        }
+    }
+
+    fn patch(&self, mount: MountId, patch: Operation, sync: bool, deadline: Instant) -> Boxed<'_, Result<Fingerprint>> {
+        match self.patcher.get() {
+            Some(patcher) => patcher((mount, patch, sync, deadline)),
+            None => Box::pin(async { Err(Error::new(ErrorKind::Unavailable, "the master is still starting")) }),
         }
     }
 

@@ -422,6 +422,7 @@ mod tests {
             ttl: None,
             replication_min: 0,
             expected: None,
+            edit: false,
         };
         CreateComplete { create, held: None, sync: false }.into()
     }

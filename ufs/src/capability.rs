@@ -5,9 +5,6 @@ use std::fmt;
 macro_rules! capabilities {
     ($($(#[$doc:meta])* $name:ident, $text:literal;)*) => {
         /// What a store can do. Asking for what it cannot is answered with the kind `Unsupported`.
-        ///
-        /// `patch` (writing into a published file in place, for `fsync` on a file that stays open) says that the store
-        /// could: the call itself is not part of the trait yet.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Capabilities { $($(#[$doc])* pub $name: bool,)* }
 

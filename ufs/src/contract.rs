@@ -8,6 +8,7 @@
 mod bytes;
 mod listing;
 mod names;
+mod patches;
 mod refusals;
 
 use std::{fmt, pin::Pin, sync::Arc};
@@ -98,7 +99,8 @@ impl fmt::Display for Report {
 pub async fn run(store: Arc<dyn UnderStore>) -> Report {
     let has = store.capabilities();
     let mut report = Report { store: store.describe(), missing: has.missing(), ..Report::default() };
-    let all = bytes::CASES.iter().chain(names::CASES).chain(listing::CASES).chain(refusals::CASES);
+    let all =
+        bytes::CASES.iter().chain(names::CASES).chain(patches::CASES).chain(listing::CASES).chain(refusals::CASES);
     for case in all {
         if !(case.needs)(&has) {
             report.skipped.push(case.name);

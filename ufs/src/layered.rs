@@ -10,8 +10,8 @@ use larder_common::{Error, FileKind, Fingerprint, Name, Result};
 
 use crate::{
     Attributes, BoxFuture, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, Operation,
-    OrphanName, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt,
-    Watch, XattrChange, Xattrs,
+    OrphanName, Patch, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload,
+    UploadReceipt, Watch, XattrChange, Xattrs,
 };
 
 /// What a decorator does to each call.
@@ -182,6 +182,15 @@ impl<L: Layer> UnderStore for Layered<L> {
 
     fn remove<'a>(&'a self, path: &'a ObjectPath, removal: Removal) -> BoxFuture<'a, Result<()>> {
         self.pass(Operation::Remove, self.inner.remove(path, removal))
+    }
+
+    fn patch<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        expected: &'a Fingerprint,
+        patch: Patch,
+    ) -> BoxFuture<'a, Result<Fingerprint>> {
+        self.pass(Operation::Patch, self.inner.patch(path, expected, patch))
     }
 
     fn rename<'a>(

@@ -30,7 +30,8 @@ pub use registry::{OpenOptions, open};
 pub use row::Errand;
 pub use store::{BoxFuture, Sink, UnderStore};
 pub use upload::{
-    Attributes, Content, Displaced, Expected, Publish, Removal, Rename, Upload, UploadReceipt, XattrChange, Xattrs,
+    Attributes, Content, Displaced, Expected, Patch, Publish, Removal, Rename, Upload, UploadReceipt, XattrChange,
+    Xattrs,
 };
 pub use watch::{Event, Watch};
 

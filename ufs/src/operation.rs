@@ -54,6 +54,8 @@ operations! {
     ListPrivate, "list_private", false;
     /// `publish`
     Publish, "publish", true;
+    /// `patch`
+    Patch, "patch", true;
     /// `remove`
     Remove, "remove", true;
     /// `rename`

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use larder_common::{Error, ErrorKind, FileKind, Fingerprint, Name, Result};
 
 use crate::{
-    Attributes, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, OrphanName, Publish,
+    Attributes, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, OrphanName, Patch, Publish,
     Removal, Rename, SampleEntry, Space, TemporaryName, Upload, UploadReceipt, Watch, XattrChange, Xattrs,
 };
 
@@ -158,6 +158,21 @@ pub trait UnderStore: Debug + Send + Sync + 'static {
         _publish: Publish,
     ) -> BoxFuture<'a, Result<Fingerprint>> {
         unsupported(self, "conditional put")
+    }
+
+    /// Writes into a published file in place, and gives its fingerprint then. Every name of the file sees it, and a reader
+    /// may see half of it. Needs `patch`.
+    ///
+    /// # Errors
+    /// `Changed` when the file is not `expected` before the first byte; nothing was written then. After any other error
+    /// nobody knows what is in it. `Corrupt` when the source ends before a range does.
+    fn patch<'a>(
+        &'a self,
+        _path: &'a ObjectPath,
+        _expected: &'a Fingerprint,
+        _patch: Patch,
+    ) -> BoxFuture<'a, Result<Fingerprint>> {
+        unsupported(self, "patch in place")
     }
 
     /// Removes a name that is not a directory.

@@ -136,6 +136,19 @@ pub struct Rename {
     pub sync: bool,
 }
 
+/// What is written into a published file in place.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    /// Where the bytes are, at the same offsets as in the object.
+    pub source: Arc<File>,
+    /// Which, rising, none above `length`.
+    pub ranges: Vec<Range<u64>>,
+    /// The length of the object then.
+    pub length: u64,
+    /// Whether the bytes must survive a power cut when the call returns.
+    pub sync: bool,
+}
+
 /// All extended attributes of an object: name, with its namespace (`user.…`), and value.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 

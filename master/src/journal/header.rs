@@ -17,8 +17,14 @@ pub(super) const HEADER: usize = 4096;
 /// The format that is written, and the newest that is read. There is no older one yet.
 pub(super) const FORMAT: u32 = 1;
 
+/// Edits in place: leases that outlive their session, and patches. A binary without it would drop what they hold.
+const EDITS: u64 = 1;
+
+/// The feature bits that are written.
+const WRITTEN: u64 = EDITS;
+
 /// The feature bits that this binary understands.
-const UNDERSTOOD: u64 = 0xffff_ffff_0000_0000;
+const UNDERSTOOD: u64 = 0xffff_ffff_0000_0000 | EDITS;
 
 const MAGIC: &[u8; 8] = b"larderJ\n";
 const MEANT: usize = 128;
@@ -78,6 +84,7 @@ impl Header {
         bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
         bytes[16..20].copy_from_slice(&(self.kind as u32).to_le_bytes());
         bytes[20..24].copy_from_slice(&u32::from(self.installed).to_le_bytes());
+        bytes[24..32].copy_from_slice(&WRITTEN.to_le_bytes());
         bytes[32..48].copy_from_slice(&self.cluster.0);
         bytes[48..56].copy_from_slice(&self.number.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.nonce.to_le_bytes());
@@ -172,8 +179,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_from_before_there_were_edits_is_read() {
+        let (mut bytes, _) = header().encode();
+        bytes[24..32].fill(0);
+        bytes[12..16].fill(0);
+        let crc = crc32c(&bytes[..MEANT]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode(&bytes).unwrap().0.number, 9);
+    }
+
+    #[test]
     fn a_newer_format_or_feature_is_refused_by_name() {
-        for (at, value) in [(8, 2), (24, 1)] {
+        for (at, value) in [(8, 2), (24, 3)] {
             let (mut bytes, _) = header().encode();
             bytes[at] = value;
             bytes[12..16].fill(0);

@@ -202,6 +202,7 @@ fn create_file(m: v1::CreateFile, defaults: Defaults) -> Result<Command> {
         ttl: m.ttl.map(Into::into),
         replication_min: m.replication,
         expected: None,
+        edit: m.edit,
     };
     Ok(if m.empty { CreateComplete { create, held: None, sync: defaults.sync }.into() } else { create.into() })
 }

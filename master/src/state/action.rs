@@ -4,7 +4,7 @@
 //! Paths are relative to the root of the mount, without a slash at the front; the root itself is empty. Identities are
 //! fingerprints: what is found must equal what is expected, or the action fails and undoes what it began.
 
-use larder_common::{AttemptId, FileId, Fingerprint, Generation, MountId, Timestamp};
+use larder_common::{AttemptId, FileId, Fingerprint, Generation, MountId, Timestamp, WorkerId};
 
 /// A path below the root of a mount, as the under store names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +76,17 @@ pub enum Expected {
     Any,
     /// This.
     Fingerprint(Fingerprint),
+    /// The file that looked like this before we began to patch it, with whatever is in it now.
+    Inode(Fingerprint),
+}
+
+/// Bytes of a file one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    /// The first.
+    pub offset: u64,
+    /// How many; not 0.
+    pub length: u64,
 }
 
 /// What happens when something else is found.
@@ -114,6 +125,30 @@ pub enum Operation {
         xattrs: Vec<(Vec<u8>, Vec<u8>)>,
         /// The name in `.larder/<cluster>/orphans` under which the replaced one stays, because somebody has it open.
         orphan: Option<String>,
+        /// Further names of the replaced file: the new one gets them too.
+        links: Vec<Relative>,
+    },
+    /// Write into a file in place. Not done twice: once it has begun and its outcome is not known, the file counts as
+    /// changed.
+    Patch {
+        /// The file.
+        file: FileId,
+        /// The version that has the bytes.
+        generation: Generation,
+        /// The worker that has it.
+        worker: WorkerId,
+        /// The name.
+        target: Relative,
+        /// What is there now.
+        expected: Fingerprint,
+        /// Which bytes differ, rising.
+        ranges: Vec<ByteRange>,
+        /// The length of the file then.
+        length: u64,
+        /// Its permission bits then.
+        mode: u32,
+        /// The time of its last change that it gets.
+        modified: Timestamp,
     },
     /// Take a name away.
     Remove {

@@ -132,7 +132,8 @@ impl State {
     /// Changes of what is held: leases, sessions, mounts, intents, orphans.
     fn change_held(&mut self, change: &Change, effects: &mut Vec<Effect>) {
         match change {
-            Change::AddLease(add) => self.add_lease(add),
+            Change::AddLease(add) => self.add_lease(add, effects),
+            Change::SetLease(set) => self.set_lease(set, effects),
             Change::EndLease(end) => self.end_lease(LeaseId(end.lease), end.committed, effects),
             Change::AddSession(add) => self.add_session(add),
             Change::DropSession(gone) => self.drop_session(SessionId(gone.session), effects),
@@ -232,11 +233,16 @@ impl State {
             }
             return;
         }
-        if let Some(lease) = self.lease_of.get(&file).copied() {
+        if let Some(lease) = self.lease_of.get(&file).copied().filter(|lease| !self.is_edited_by(*lease, &open)) {
             self.cut_lease(lease, effects);
         }
         self.touch_changed(file, time, effects);
         self.orphan_inode(file, open, remove.mount);
+    }
+
+    /// Whether a lease is that of an edit by one of these sessions, who goes on with it without a name.
+    fn is_edited_by(&self, lease: LeaseId, sessions: &[u64]) -> bool {
+        self.leases.get(&lease).is_some_and(|record| record.edit && sessions.contains(&record.session))
     }
 
     /// Drops what the tables have of an inode that is no more.

@@ -191,6 +191,9 @@ impl Planner<'_> {
         if inode.is_directory() {
             return refuse(ErrorKind::IsDirectory, b"", "a directory has no length to set");
         }
+        if self.state.edit_on(inode.id()).is_some() {
+            return refuse(ErrorKind::Busy, b"", "somebody is editing the file");
+        }
         if !inode.is_file() || length != 0 {
             return refuse(ErrorKind::Unsupported, b"", "a file is cut to 0 here; write it for any other length");
         }

@@ -1,10 +1,10 @@
 //! Between [`UnderAction`] and its record: every operation in one flat shape with a kind.
 
-use larder_common::{FileId, Generation, MountId, Timestamp};
+use larder_common::{FileId, Fingerprint, Generation, MountId, Timestamp, WorkerId};
 
 use super::{
-    action::{Expected, Foreign, NewDirectory, Operation, Owner, Relative, Source, Temporary, UnderAction},
-    entry::{ActionRecord, DirectoryRecord, ExpectedRecord, TemporaryRecord, XattrRecord},
+    action::{ByteRange, Expected, Foreign, NewDirectory, Operation, Owner, Relative, Source, Temporary, UnderAction},
+    entry::{ActionRecord, DirectoryRecord, ExpectedRecord, RangeRecord, TemporaryRecord, XattrRecord},
 };
 
 impl From<&Expected> for ExpectedRecord {
@@ -13,6 +13,7 @@ impl From<&Expected> for ExpectedRecord {
             Expected::Absent => Self { kind: 0, fingerprint: None },
             Expected::Any => Self { kind: 1, fingerprint: None },
             Expected::Fingerprint(print) => Self { kind: 2, fingerprint: Some(print.into()) },
+            Expected::Inode(print) => Self { kind: 3, fingerprint: Some(print.into()) },
         }
     }
 }
@@ -20,7 +21,8 @@ impl From<&Expected> for ExpectedRecord {
 fn expected(record: Option<&ExpectedRecord>) -> Expected {
     match record.map(|record| (record.kind, &record.fingerprint)) {
         Some((2, Some(print))) => Expected::Fingerprint(print.into()),
-        Some((1 | 2, _)) => Expected::Any,
+        Some((3, Some(print))) => Expected::Inode(print.into()),
+        Some((1..=3, _)) => Expected::Any,
         _ => Expected::Absent,
     }
 }
@@ -91,18 +93,31 @@ impl From<&UnderAction> for ActionRecord {
                 (record.format, record.device) = (*format, *device);
                 set_owner(&mut record, *owner);
             }
+            patch @ Operation::Patch { .. } => set_patch(&mut record, patch),
         }
         record
     }
 }
 
 fn set_publish(record: &mut ActionRecord, publish: &Operation) {
-    let Operation::Publish { file, generation, source, target, expected, foreign, owner, modified, xattrs, orphan } =
-        publish
+    let Operation::Publish {
+        file,
+        generation,
+        source,
+        target,
+        expected,
+        foreign,
+        owner,
+        modified,
+        xattrs,
+        orphan,
+        links,
+    } = publish
     else {
         return;
     };
     record.orphan = orphan.clone();
+    record.links = links.iter().map(|path| path.0.clone()).collect();
     (record.kind, record.file, record.generation) = (1, file.0, generation.0);
     (record.path, record.expected) = (target.0.clone(), Some(expected.into()));
     record.source = match source {
@@ -117,6 +132,18 @@ fn set_publish(record: &mut ActionRecord, publish: &Operation) {
     set_owner(record, *owner);
     let xattr = |(name, value): &(Vec<u8>, Vec<u8>)| XattrRecord { name: name.clone(), value: value.clone() };
     record.xattrs = xattrs.iter().map(xattr).collect();
+}
+
+fn set_patch(record: &mut ActionRecord, patch: &Operation) {
+    let Operation::Patch { file, generation, worker, target, expected, ranges, length, mode, modified } = patch else {
+        return;
+    };
+    (record.kind, record.file, record.generation) = (10, file.0, generation.0);
+    (record.path, record.worker, record.length) = (target.0.clone(), worker.to_bytes(), *length);
+    record.expected = Some(ExpectedRecord { kind: 2, fingerprint: Some(expected.into()) });
+    let range = |range: &ByteRange| RangeRecord { offset: range.offset, length: range.length };
+    record.ranges = ranges.iter().map(range).collect();
+    (record.mode, record.modified) = (Some(*mode), Some(modified.0));
 }
 
 impl From<&ActionRecord> for UnderAction {
@@ -159,7 +186,23 @@ fn operation(record: &ActionRecord) -> Operation {
             let (format, device) = (record.format, record.device);
             Operation::MakeSpecial { target: path, format, device, owner: owner(record) }
         }
+        10 => patch(record),
         _ => Operation::MakeDirectories,
+    }
+}
+
+fn patch(record: &ActionRecord) -> Operation {
+    let expected = record.expected.as_ref().and_then(|expected| expected.fingerprint.as_ref());
+    Operation::Patch {
+        file: FileId(record.file),
+        generation: Generation(record.generation),
+        worker: WorkerId::try_from(&record.worker[..]).unwrap_or(WorkerId([0; 16])),
+        target: Relative(record.path.clone()),
+        expected: expected.map(Fingerprint::from).unwrap_or_default(),
+        ranges: record.ranges.iter().map(|r| ByteRange { offset: r.offset, length: r.length }).collect(),
+        length: record.length,
+        mode: record.mode.unwrap_or(0),
+        modified: Timestamp(record.modified.unwrap_or(0)),
     }
 }
 
@@ -175,5 +218,6 @@ fn publish(record: &ActionRecord) -> Operation {
         modified: Timestamp(record.modified.unwrap_or(0)),
         xattrs: record.xattrs.iter().map(|xattr| (xattr.name.clone(), xattr.value.clone())).collect(),
         orphan: record.orphan.clone(),
+        links: record.links.iter().map(|path| Relative(path.clone())).collect(),
     }
 }

@@ -114,7 +114,7 @@ pub(crate) struct TemporaryRecord {
 pub(crate) struct ChangeRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30"
     )]
     pub change: Option<Change>,
 }
@@ -165,6 +165,7 @@ changes! {
     "27" => AddOrphan,
     "28" => CloseOrphan,
     "29" => ReclaimSome,
+    "30" => SetLease,
 }
 
 macro_rules! messages {
@@ -358,6 +359,14 @@ messages! {
         generation: u64 [uint64, tag = "2"],
         session: u64 [uint64, tag = "3"],
     }
+    /// What an edit needs for its next attempt to bring its bytes into the under store; what is absent stays.
+    SetLease {
+        lease: u64 [uint64, tag = "1"],
+        /// The temporary from now on; the one before is over.
+        temporary: Option<TemporaryRecord> [message, optional, tag = "2"],
+        /// As in [`LeaseRecord::patched`].
+        patched: Option<FingerprintRecord> [message, optional, tag = "3"],
+    }
     /// Free so many names of removed trees.
     ReclaimSome {
         budget: u32 [uint32, tag = "1"],
@@ -413,6 +422,14 @@ messages! {
         write_type: u32 [uint32, tag = "4"],
         block_shift: u32 [uint32, tag = "5"],
         temporary: Option<TemporaryRecord> [message, optional, tag = "6"],
+        /// Of an edit: it outlives its session until it is known what becomes of its bytes; its session is 0 then.
+        edit: bool [bool, tag = "7"],
+        /// The version that an edit begins as; 0 for none.
+        base: u64 [uint64, tag = "8"],
+        /// How many bytes of it.
+        base_length: u64 [uint64, tag = "9"],
+        /// The object, as it was before a patch of unknown outcome: that inode is replaced next, never patched again.
+        patched: Option<FingerprintRecord> [message, optional, tag = "10"],
     }
     /// A mount.
     MountRecord {
@@ -498,6 +515,17 @@ messages! {
         value: Option<Vec<u8>> [bytes = "vec", optional, tag = "23"],
         format: u32 [uint32, tag = "24"],
         device: u64 [uint64, tag = "25"],
+        /// Further names that a published file keeps.
+        links: Vec<Vec<u8>> [bytes = "vec", repeated, tag = "26"],
+        /// What is patched, rising.
+        ranges: Vec<RangeRecord> [message, repeated, tag = "27"],
+        length: u64 [uint64, tag = "28"],
+        worker: Vec<u8> [bytes = "vec", tag = "29"],
+    }
+    /// Bytes one after another.
+    RangeRecord {
+        offset: u64 [uint64, tag = "1"],
+        length: u64 [uint64, tag = "2"],
     }
     /// A directory to make.
     DirectoryRecord {
@@ -509,7 +537,7 @@ messages! {
     }
     /// What must be found.
     ExpectedRecord {
-        /// 0 nothing, 1 anything, 2 the fingerprint.
+        /// 0 nothing, 1 anything, 2 the fingerprint, 3 the fingerprint's inode with whatever is in it.
         kind: u32 [uint32, tag = "1"],
         fingerprint: Option<FingerprintRecord> [message, optional, tag = "2"],
     }

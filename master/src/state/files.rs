@@ -41,6 +41,8 @@ pub struct CreateFile {
     pub replication_min: u32,
     /// The file that the caller saw under this name.
     pub expected: Option<FileId>,
+    /// Whether the lease is that of an edit: [`super::CommitEdit`] commits, and the session's death drops nothing.
+    pub edit: bool,
 }
 
 /// Commit what was written. Answers [`super::Outcome::Committed`].
@@ -169,7 +171,7 @@ impl Planner<'_> {
 }
 
 /// Whether the bytes must be in the under store before the commit.
-fn is_through(write_type: WriteType) -> bool {
+pub(super) fn is_through(write_type: WriteType) -> bool {
     matches!(write_type, WriteType::CacheThrough | WriteType::Through)
 }
 
@@ -196,6 +198,10 @@ impl Plan for CreateFile {
             write_type: write_type_number(self.write_type),
             block_shift: block_shift(block_size),
             temporary: temporary.as_ref().map(Into::into),
+            edit: self.edit,
+            base: found.inode.filter(|_| self.edit).map_or(0, |inode| inode.generation().0),
+            base_length: 0,
+            patched: None,
         };
         planner.push(AddLease { lease: lease.0, record: Some(record) });
         Ok(planner.apply(&Outcome::Writing { file, generation, lease, temporary }))
@@ -204,7 +210,7 @@ impl Plan for CreateFile {
 
 impl Plan for CompleteFile {
     fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
-        let Some(lease) = planner.state.lease(self.lease) else {
+        let Some(lease) = planner.state.lease(self.lease).filter(|lease| !lease.edit) else {
             return refuse(
                 ErrorKind::Changed,
                 b"",

@@ -9,7 +9,7 @@ use crate::namespace::{Flag, Inode};
 use super::{
     State,
     encoding::{block_shift, block_size, persistence},
-    entry::{AddLease, LeaseRecord, OrphanRecord, PendingRecord, SetContent},
+    entry::{AddLease, LeaseRecord, OrphanRecord, PendingRecord, SetContent, SetLease},
     outcome::Effect,
 };
 
@@ -26,6 +26,7 @@ impl State {
         let generation = Generation(set.generation);
         if old != generation {
             self.version_over(file, old, complete, set, effects);
+            self.move_orphan(file, old, set, effects);
         }
         let state = persistence(set.persistence);
         self.tree.update(file, |inode| {
@@ -51,6 +52,19 @@ impl State {
             }
         }
         effects.push(Effect::Invalidate(file));
+    }
+
+    /// A file without a name has a new version: it lives on for the same sessions. What it was in the under store goes.
+    fn move_orphan(&mut self, file: FileId, old: Generation, set: &SetContent, effects: &mut Vec<Effect>) {
+        let Some(orphan) = self.orphans.get(&(file, old)).filter(|orphan| orphan.nameless).cloned() else { return };
+        self.orphans.remove(&(file, old));
+        if orphan.stored {
+            let name = orphan_name(file, old);
+            effects.push(Effect::OrphanOver { mount: MountId(orphan.mount), name });
+        }
+        let (length, block_shift) = (set.length, set.block_shift);
+        let orphan = OrphanRecord { length, block_shift, stored: false, fingerprint: None, ..orphan };
+        self.orphans.insert((file, Generation(set.generation)), orphan);
     }
 
     /// A version is replaced: it goes, or stays for those that have it open.
@@ -111,10 +125,27 @@ impl State {
         }
     }
 
-    pub(super) fn add_lease(&mut self, add: &AddLease) {
+    pub(super) fn add_lease(&mut self, add: &AddLease, effects: &mut Vec<Effect>) {
         let Some(record) = &add.record else { return };
-        self.leases.insert(LeaseId(add.lease), record.clone());
+        let mut record = record.clone();
+        if record.edit && !self.sessions.contains(&SessionId(record.session)) {
+            record.session = 0;
+            effects.push(Effect::Adrift(LeaseId(add.lease)));
+        }
         self.lease_of.insert(FileId(record.file), LeaseId(add.lease));
+        self.leases.insert(LeaseId(add.lease), record);
+    }
+
+    pub(super) fn set_lease(&mut self, set: &SetLease, effects: &mut Vec<Effect>) {
+        let Some(record) = self.leases.get_mut(&LeaseId(set.lease)) else { return };
+        if let Some(patched) = &set.patched {
+            record.patched = Some(patched.clone());
+        }
+        if let Some(temporary) = &set.temporary
+            && let Some(over) = record.temporary.replace(temporary.clone()).filter(|over| over != temporary)
+        {
+            effects.push(Effect::TemporaryOver((&over).into()));
+        }
     }
 
     pub(super) fn end_lease(&mut self, lease: LeaseId, committed: bool, effects: &mut Vec<Effect>) {
@@ -122,6 +153,9 @@ impl State {
         let file = FileId(record.file);
         if self.lease_of.get(&file) == Some(&lease) {
             self.lease_of.remove(&file);
+        }
+        if record.edit {
+            effects.push(Effect::EditFree(lease));
         }
         if !committed {
             self.abandon(lease, &record, effects);
@@ -132,13 +166,19 @@ impl State {
     pub(super) fn cut_lease(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         let Some(record) = self.leases.remove(&lease) else { return };
         self.lease_of.remove(&FileId(record.file));
+        if record.edit {
+            effects.push(Effect::EditFree(lease));
+        }
         Self::unwritten(lease, &record, effects);
     }
 
     fn unwritten(lease: LeaseId, record: &LeaseRecord, effects: &mut Vec<Effect>) {
         let (file, generation) = (FileId(record.file), Generation(record.generation));
         effects.push(Effect::LeaseOver(lease));
-        effects.push(Effect::ContentOver { file, generation });
+        effects.push(match record.edit {
+            true => Effect::EditOver { lease, file, generation },
+            false => Effect::ContentOver { file, generation },
+        });
         effects.extend(record.temporary.iter().map(|temporary| Effect::TemporaryOver(temporary.into())));
     }
 
@@ -146,7 +186,9 @@ impl State {
     fn abandon(&mut self, lease: LeaseId, record: &LeaseRecord, effects: &mut Vec<Effect>) {
         let file = FileId(record.file);
         Self::unwritten(lease, record, effects);
-        if self.tree.get(file).is_none_or(|inode| inode.is(Flag::Complete)) {
+        let Some(inode) = self.tree.get(file).filter(|inode| !inode.is(Flag::Complete)) else { return };
+        if self.orphans.get(&(file, inode.generation())).is_some_and(|orphan| orphan.nameless) {
+            // It goes when it is closed.
             return;
         }
         let names: Vec<_> = self.tree.names(file).into_iter().map(|(parent, name)| (parent, name.to_vec())).collect();
@@ -178,13 +220,21 @@ impl State {
         }
     }
 
-    /// A session ends. A lease that an open intent commits is left to that.
+    /// A session ends. A lease that an open intent commits is left to that; an edit stays until it is decided what becomes
+    /// of its bytes.
     pub(super) fn drop_session(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
         if self.sessions.remove(&session).is_none() {
             return;
         }
         for slot in 0..super::SLOTS {
             self.slots.remove(&(session, slot));
+        }
+        let mine = self.leases.iter().filter(|(_, record)| record.session == session.0);
+        for lease in mine.filter(|(_, record)| record.edit).map(|(lease, _)| *lease).collect::<Vec<_>>() {
+            if let Some(record) = self.leases.get_mut(&lease) {
+                record.session = 0;
+            }
+            effects.push(Effect::Adrift(lease));
         }
         let mine = self.leases.iter().filter(|(_, record)| record.session == session.0);
         let free = mine.filter(|(_, record)| !self.locks.contains(&(record.file, Vec::new())));

@@ -51,7 +51,8 @@ impl State {
             _ => None,
         });
         let left = leases.filter(|lease| {
-            let session = self.leases.get(&LeaseId(*lease)).map(|lease| SessionId(lease.session));
+            let plain = self.leases.get(&LeaseId(*lease)).filter(|lease| !lease.edit);
+            let session = plain.map(|lease| SessionId(lease.session));
             session.is_some_and(|session| !self.sessions.contains(&session))
         });
         left.map(|lease| EndLease { lease, committed: false }.into())

@@ -11,6 +11,7 @@ pub mod cache;
 mod checkpoint;
 pub mod command;
 pub mod directories;
+pub mod edits;
 mod encoding;
 mod encoding_action;
 mod entry;
@@ -43,11 +44,14 @@ use self::{
     tables::{Counter, Intent, LeaseOf, Lock, Session, Side, Slot},
 };
 
-pub use action::{Expected, Foreign, NewDirectory, Operation, Owner, Relative, Source, Temporary, UnderAction};
+pub use action::{
+    ByteRange, Expected, Foreign, NewDirectory, Operation, Owner, Relative, Source, Temporary, UnderAction,
+};
 pub use attributes::{RemoveXattr, SetAttributes, SetTime, SetXattr, XattrMode};
 pub use cache::{SetPin, SetPolicy, SetReplication, SetTtl, TtlExpired};
 pub use command::{Command, Context, Place, Request, Target};
 pub use directories::{CreateDirectory, Link, MakeSpecial, Symlink};
+pub use edits::{CommitEdit, EditBytes, EditFile, RetryEdit};
 pub use entry::Entry;
 pub use files::{AbandonFile, CompleteFile, CreateComplete, CreateFile, HeldContent, Receipt};
 pub use loading::{Covered, LoadChildren, Look, Refresh, Seen};
@@ -57,7 +61,7 @@ pub use outcome::{Applied, Done, Effect, IntentId, NeedsLoad, Outcome, Planned, 
 pub use persisting::{Freed, Persist, PersistFailed, PersistStarted, Persisted};
 pub use removing::{Reclaim, Remove, RemoveKind};
 pub use renaming::{Rename, RenameMode};
-pub use resolve::{Holder, Listed, PendingPersist, Resolve, WriteLease};
+pub use resolve::{Holder, Listed, OrphanPlace, PendingPersist, Resolve, WriteLease};
 pub use sessions::{Closed, EndSession, HoldFiles, OpenSession, ReserveIds};
 pub use versions::held_temporary;
 

@@ -167,6 +167,19 @@ pub enum Effect {
     TemporaryOver(Temporary),
     /// This write lease is over without a commit.
     LeaseOver(LeaseId),
+    /// What was written under the lease of an edit is over: the worker that has it goes back to what it began with.
+    EditOver {
+        /// The lease.
+        lease: LeaseId,
+        /// The file.
+        file: FileId,
+        /// The version that was written.
+        generation: Generation,
+    },
+    /// Nobody holds this edit any more, or somebody else may ask for it.
+    EditFree(LeaseId),
+    /// The session of an edit has ended: it must be decided what becomes of its bytes.
+    Adrift(LeaseId),
     /// This content is to be persisted.
     PersistPending {
         /// The file.

@@ -5,11 +5,10 @@ use larder_common::{AttemptId, ErrorKind, FileId, Generation, Persistence};
 use crate::namespace::{Flag, Inode};
 
 use super::{
-    action::{Expected, Foreign, Operation, Source, Temporary},
+    action::{Expected, Operation, Source, Temporary},
     command::Target,
     encoding::block_shift,
     entry::{PendingRecord, SetContent, SetPending, SetStored},
-    loading::conflict_name,
     outcome::{Outcome, Planned},
     planner::{Plan, Planner, Stop, owner_of, refuse},
 };
@@ -108,6 +107,9 @@ impl Plan for PersistStarted {
     fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
         let (inode, record) = planner.pending(self.file, self.generation)?;
         planner.free_inode(self.file)?;
+        if planner.state.edit_on(self.file).is_some() {
+            return refuse(ErrorKind::Busy, b"", "the file is being edited; what is committed then is persisted");
+        }
         let Some(mount) = planner.state.mount_of(inode.id()) else {
             return refuse(ErrorKind::NotFound, b"", "the file has no name any more");
         };
@@ -129,11 +131,8 @@ impl Plan for Persisted {
         let source = if inode.length() == 0 { Source::Empty } else { Source::Temporary(temporary) };
         let mut action = planner.publish(inode, self.generation, source, owner_of(inode), &[])?;
         action.sync = self.sync;
-        let beside = planner.state.tree.parent(inode).map_or(FileId(0), Inode::id);
-        let aside = conflict_name(planner.state.tree.name(inode), self.generation);
-        let aside = planner.state.under_path(beside).map(|(_, path)| path.join(&aside)).unwrap_or_default();
-        if let Operation::Publish { foreign, modified, expected, .. } = &mut action.operation {
-            *foreign = Foreign::KeepAside(aside);
+        let beside = planner.keep_beside(&mut action, inode, self.generation);
+        if let Operation::Publish { modified, expected, .. } = &mut action.operation {
             *modified = inode.times().modified;
             if *expected == Expected::Any {
                 *expected = Expected::Absent;

@@ -62,6 +62,7 @@ pub(super) struct Planner<'a> {
     next: u64,
     changes: Vec<ChangeRecord>,
     at_once: Vec<ChangeRecord>,
+    failure: Vec<ChangeRecord>,
     locks: Vec<LockRecord>,
 }
 
@@ -74,6 +75,7 @@ impl<'a> Planner<'a> {
             next: state.counter.next,
             changes: Vec::new(),
             at_once: Vec::new(),
+            failure: Vec::new(),
             locks: Vec::new(),
         }
     }
@@ -105,6 +107,11 @@ impl<'a> Planner<'a> {
     /// A change that is made at once, also where the others wait for an under store.
     pub(super) fn push_now(&mut self, change: impl Into<ChangeRecord>) {
         self.at_once.push(change.into());
+    }
+
+    /// A change that is made when the under store's was not, or nobody knows.
+    pub(super) fn push_failure(&mut self, change: impl Into<ChangeRecord>) {
+        self.failure.push(change.into());
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -150,7 +157,7 @@ impl<'a> Planner<'a> {
         let record = IntentRecord {
             action: Some((&action).into()),
             success: std::mem::take(&mut self.changes),
-            failure: Vec::new(),
+            failure: std::mem::take(&mut self.failure),
             locks: std::mem::take(&mut self.locks),
             request: self.context.request.map(Into::into),
             outcome: Some(outcome.into()),

@@ -82,7 +82,8 @@ impl Planner<'_> {
     fn remove(&mut self, found: &Found<'_>, inode: &Inode, command: &Remove) -> Result<Planned, Stop> {
         let last = inode.is_directory() || self.state.tree.links(inode) == 1;
         let outcome = Outcome::Removed { file: inode.id(), last };
-        self.push(remove_name(found, &command.holders));
+        let holders = self.open_by(inode, &command.holders);
+        self.push(remove_name(found, &holders));
         if command.cache_only {
             let file = found.parent.id().0;
             self.push(super::entry::SetLoaded { file, loaded: false });
@@ -92,7 +93,7 @@ impl Planner<'_> {
             return Ok(self.apply(&outcome));
         }
         let destroy = if last { self.attempt_over(inode).into_iter().collect() } else { Vec::new() };
-        let keep = last && !inode.is_directory() && !command.holders.is_empty();
+        let keep = last && !inode.is_directory() && !holders.is_empty();
         let orphan = keep.then(|| orphan_name(inode.id(), inode.generation()));
         let target = self.under_place(found);
         let operation =
@@ -102,6 +103,14 @@ impl Planner<'_> {
         let action = UnderAction { mount: found.mount.id, directories: Vec::new(), destroy, operation, sync: false };
         let about = if last { FileId(0) } else { inode.id() };
         self.intent(action, about, &outcome)
+    }
+
+    /// Sessions that have a file open: those that said so, and the one that edits it.
+    pub(super) fn open_by(&self, inode: &Inode, said: &[SessionId]) -> Vec<SessionId> {
+        let mut sessions = said.to_vec();
+        let edit = self.state.edit_on(inode.id()).map(|edit| edit.session).filter(|session| session.0 != 0);
+        sessions.extend(edit.filter(|session| !said.contains(session)));
+        sessions
     }
 
     /// Whether the caller may remove all that is below a directory, as far as it is known: write and search in each

@@ -124,8 +124,9 @@ impl Planner<'_> {
         holders: &[SessionId],
         outcome: &Outcome,
     ) -> Result<Planned, Stop> {
+        let holders = replaced.map_or_else(Vec::new, |other| self.open_by(other, holders));
         if replaced.is_some() {
-            self.push(remove_name(to, holders));
+            self.push(remove_name(to, &holders));
         }
         let (name, to_name) = (from.name.to_vec(), to.name.to_vec());
         self.push(MoveName { parent: from.parent.id().0, name, to_parent: to.parent.id().0, to_name });

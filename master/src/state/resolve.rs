@@ -51,6 +51,24 @@ pub struct WriteLease {
     pub write_type: WriteType,
     /// Where what goes to the under store is written.
     pub temporary: Option<Temporary>,
+    /// Whether it is an edit: it goes on after a commit, and when its session ends its bytes are not simply dropped. Its
+    /// session is 0 then.
+    pub edit: bool,
+    /// The committed version that an edit begins as, and how many bytes of it.
+    pub base: Option<(Generation, u64)>,
+    /// Whether a patch was tried whose outcome is not known: the next attempt is a replace.
+    pub patched: bool,
+}
+
+/// Where the bytes of a version are that is over but open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrphanPlace {
+    /// The mount.
+    pub mount: MountId,
+    /// Its name in `.larder/<cluster>/orphans`, if it is there.
+    pub name: Option<String>,
+    /// What it looks like there.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// Content that waits to be persisted.
@@ -440,6 +458,33 @@ impl State {
             session: SessionId(record.session),
             write_type: write_type(record.write_type),
             temporary: record.temporary.as_ref().map(Into::into),
+            edit: record.edit,
+            base: (record.base != 0).then_some((Generation(record.base), record.base_length)),
+            patched: record.patched.is_some(),
+        })
+    }
+
+    /// The edit that a file is under.
+    #[must_use]
+    pub fn edit_on(&self, file: FileId) -> Option<WriteLease> {
+        self.lease_on(file).filter(|lease| lease.edit)
+    }
+
+    /// Edits whose session has ended.
+    pub fn adrift(&self) -> impl Iterator<Item = WriteLease> + '_ {
+        let adrift = self.leases.iter().filter(|(_, record)| record.edit && record.session == 0);
+        adrift.filter_map(|(lease, _)| self.lease(*lease))
+    }
+
+    /// The content of a version without a name that sessions have open: its mount, its name in the under store's orphans if
+    /// it is there, and what it looks like.
+    #[must_use]
+    pub fn orphan_place(&self, file: FileId, generation: Generation) -> Option<OrphanPlace> {
+        let orphan = self.orphans.get(&(file, generation))?;
+        Some(OrphanPlace {
+            mount: MountId(orphan.mount),
+            name: orphan.stored.then(|| super::holding::orphan_name(file, generation)),
+            fingerprint: orphan.fingerprint.as_ref().map(Into::into),
         })
     }
 

@@ -1,11 +1,11 @@
 //! Sessions, what they hold, the outcomes in their slots, and the numbers that they are given.
 
-use std::time::Duration;
+use std::{ops::Bound, time::Duration};
 
 use larder_common::{ErrorKind, FileId, Generation, SessionId};
 
 use super::{
-    entry::{AddSession, CloseOrphan, DropSession, HoldNumbers, Reserve},
+    entry::{AddSession, CloseOrphan, DropSession, EndLease, HoldNumbers, Reserve},
     outcome::{Outcome, Planned},
     planner::{Plan, Planner, Stop, refuse},
 };
@@ -58,7 +58,7 @@ pub struct Closed {
     pub session: SessionId,
     /// The file.
     pub file: FileId,
-    /// The version.
+    /// The version; 0 for whatever the session has open of the file.
     pub generation: Generation,
 }
 
@@ -110,9 +110,19 @@ impl Plan for HoldFiles {
 
 impl Plan for Closed {
     fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
-        if planner.state.orphans.contains(&(self.file, self.generation)) {
-            let (file, generation, session) = (self.file.0, self.generation.0, self.session.0);
-            planner.push(CloseOrphan { file, generation, session });
+        let from = Bound::Included(&(self.file, Generation(0)));
+        let all = planner.state.orphans.range_from(from).take_while(|((file, _), _)| *file == self.file);
+        let meant = |generation: Generation| self.generation.0 == 0 || self.generation == generation;
+        let mine =
+            all.filter(|((_, generation), orphan)| meant(*generation) && orphan.sessions.contains(&self.session.0));
+        let mine: Vec<_> = mine.map(|((_, generation), orphan)| (generation.0, orphan.nameless)).collect();
+        for (generation, nameless) in mine {
+            planner.free_inode(self.file)?;
+            let edit = planner.state.edit_on(self.file).filter(|edit| nameless && edit.session == self.session);
+            if let Some(edit) = edit {
+                planner.push(EndLease { lease: edit.id.0, committed: false });
+            }
+            planner.push(CloseOrphan { file: self.file.0, generation, session: self.session.0 });
         }
         Ok(planner.apply(&Outcome::Done))
     }

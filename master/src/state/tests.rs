@@ -9,13 +9,15 @@ use larder_common::{
 };
 
 use super::{
-    AbandonFile, Applied, Command, CompleteFile, Context, Covered, CreateComplete, CreateDirectory, CreateFile, Done,
-    Effect, Entry, Foreign, Format, HeldContent, HoldFiles, IntentId, Link, LoadChildren, Look, Mount, NeedsLoad,
-    OpenSession, Operation, Outcome, Owner, PersistStarted, Persisted, Place, Planned, Receipt, Reclaim, Refresh,
-    Remove, RemoveKind, Rename, RenameMode, Request, ReserveIds, Seen, SetAttributes, SetPin, SetTime, SetTtl,
-    SetXattr, State, Symlink, Target, TtlExpired, UnderResult, Unmount, XattrMode,
+    AbandonFile, Applied, ByteRange, Command, CommitEdit, CompleteFile, Context, Covered, CreateComplete,
+    CreateDirectory, CreateFile, Done, EditBytes, EditFile, Effect, Entry, Foreign, Format, HeldContent, HoldFiles,
+    IntentId, Link, LoadChildren, Look, Mount, NeedsLoad, OpenSession, Operation, Outcome, Owner, PersistStarted,
+    Persisted, Place, Planned, Receipt, Reclaim, Refresh, Remove, RemoveKind, Rename, RenameMode, Request, ReserveIds,
+    RetryEdit, Seen, SetAttributes, SetPin, SetTime, SetTtl, SetXattr, State, Symlink, Target, TtlExpired, UnderResult,
+    Unmount, XattrMode,
 };
 
+mod edits;
 mod random;
 mod rules;
 mod speed;
@@ -188,6 +190,7 @@ impl Machine {
             ttl: None,
             replication_min: 0,
             expected: None,
+            edit: false,
         }
     }
 

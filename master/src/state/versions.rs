@@ -10,6 +10,7 @@ use super::{
     entry::{HolderRecord, SetContent, SetInode, SetStored},
     files::Receipt,
     holding::orphan_name,
+    loading::conflict_name,
     outcome::{Outcome, Planned},
     planner::{Found, Planner, Stop, owner_of, refuse},
 };
@@ -114,11 +115,33 @@ impl Planner<'_> {
             modified: self.now(),
             xattrs: self.state.xattrs(inode.id()).to_vec(),
             orphan: (keeps_orphan(inode, open)).then(|| orphan_name(inode.id(), inode.generation())),
+            links: self.other_names(inode, mount),
         };
         self.push(SetStored { file: inode.id().0, stored: Some(true), ..SetStored::default() });
         self.lock_inode(inode.id());
         self.lock_names(inode);
         Ok(UnderAction { mount, directories, destroy: Vec::new(), operation, sync: false })
+    }
+
+    /// The names of a file in the under store but for the first: a publication gives the new file all of them.
+    fn other_names(&self, inode: &Inode, mount: MountId) -> Vec<Relative> {
+        if !inode.is(Flag::Stored) || self.state.tree.links(inode) < 2 {
+            return Vec::new();
+        }
+        let first = self.state.under_path(inode.id()).map(|(_, path)| path);
+        let all = self.state.under_paths(inode.id()).into_iter();
+        all.filter(|(of, path)| *of == mount && Some(path) != first.as_ref()).map(|(_, path)| path).collect()
+    }
+
+    /// Has something foreign under the name of a publication kept beside it. Gives the directory that it appears in.
+    pub(super) fn keep_beside(&self, action: &mut UnderAction, inode: &Inode, generation: Generation) -> FileId {
+        let beside = self.state.tree.parent(inode).map_or(FileId(0), Inode::id);
+        let name = conflict_name(self.state.tree.name(inode), generation);
+        let path = self.state.under_path(beside).map(|(_, path)| path.join(&name)).unwrap_or_default();
+        if let Operation::Publish { foreign, .. } = &mut action.operation {
+            *foreign = Foreign::KeepAside(path);
+        }
+        beside
     }
 
     /// Keeps all names of an inode.
@@ -161,6 +184,7 @@ impl Planner<'_> {
             modified: self.now(),
             xattrs: Vec::new(),
             orphan: None,
+            links: Vec::new(),
         };
         self.push(SetStored { file: file.0, stored: Some(true), ..SetStored::default() });
         self.lock_place(found);

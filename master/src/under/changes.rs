@@ -131,7 +131,11 @@ pub fn paths(action: &UnderAction) -> Vec<&Relative> {
     let mut paths: Vec<&Relative> = action.directories.iter().map(|directory| &directory.path).collect();
     match &action.operation {
         Operation::MakeDirectories => {}
-        Operation::Publish { target, .. }
+        Operation::Publish { target, links, .. } => {
+            paths.extend(links);
+            paths.push(target);
+        }
+        Operation::Patch { target, .. }
         | Operation::Remove { target, .. }
         | Operation::SetAttributes { target, .. }
         | Operation::SetXattr { target, .. }

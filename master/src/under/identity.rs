@@ -13,15 +13,15 @@ use crate::state::{Expected, Seen};
 #[must_use]
 pub fn is_it(status: &ObjectStatus, fingerprint: &Fingerprint) -> bool {
     if status.kind.is_directory() {
-        same_directory(&status.fingerprint, fingerprint)
+        same_inode(&status.fingerprint, fingerprint)
     } else {
         same_identity(&status.fingerprint, fingerprint)
     }
 }
 
-/// Whether two fingerprints are of one directory.
+/// Whether two fingerprints are of one inode, whatever is in it.
 #[must_use]
-pub fn same_directory(one: &Fingerprint, other: &Fingerprint) -> bool {
+pub fn same_inode(one: &Fingerprint, other: &Fingerprint) -> bool {
     let born_agrees = one.born == other.born || one.born == Timestamp(0) || other.born == Timestamp(0);
     one.inode == other.inode && born_agrees
 }
@@ -32,6 +32,7 @@ pub fn as_expected(found: Option<&ObjectStatus>, expected: &Expected) -> bool {
     match (found, expected) {
         (None, Expected::Absent | Expected::Any) | (Some(_), Expected::Any) => true,
         (Some(status), Expected::Fingerprint(fingerprint)) => is_it(status, fingerprint),
+        (Some(status), Expected::Inode(fingerprint)) => same_inode(&status.fingerprint, fingerprint),
         _ => false,
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use larder_common::{FileId, Fingerprint, FsPath, MountId, Name, Result, Timestamp};
 
 use super::Boxed;
-use crate::state::{Command, IntentId, Outcome, Relative, UnderAction, UnderResult};
+use crate::state::{Command, IntentId, Operation, Outcome, Relative, UnderAction, UnderResult};
 
 /// A mount as the state has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,12 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of the plan and of the journal.
     fn take(&self, command: Command, allowed: &dyn Fn() -> bool) -> Result<Taken>;
+
+    /// Has the worker of an [`Operation::Patch`] write into the object in place, and gives what it looks like then.
+    ///
+    /// # Errors
+    /// The worker's; `Unavailable` without one, `Deadline`. Some bytes may have been written.
+    fn patch(&self, mount: MountId, patch: Operation, sync: bool, deadline: Instant) -> Boxed<'_, Result<Fingerprint>>;
 
     /// Gives an intent its outcome.
     ///

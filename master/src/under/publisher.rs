@@ -15,7 +15,7 @@ use super::{
     ledger::Ledger,
     mount::{LiveMount, is_unknown},
     naming,
-    operations::{attributes, directories, exchange, links, publish, remove, rename},
+    operations::{attributes, directories, exchange, links, patch, publish, remove, rename},
 };
 use crate::state::{Done, IntentId, Operation, Temporary, UnderAction, UnderResult};
 
@@ -38,7 +38,11 @@ pub(super) async fn act(
             format!("the under store of {} did not answer in time", mount.row().path),
         )),
     };
-    told(&hands, result)
+    match (&action.operation, result) {
+        // Not done twice: what is not known counts as failed.
+        (Operation::Patch { .. }, Err(error)) => Some(UnderResult::Failed(error)),
+        (_, result) => told(&hands, result),
+    }
 }
 
 /// Finds out what has become of an action, finishes it if need be, and says how it ended. `None`: not now.
@@ -48,6 +52,10 @@ pub(super) async fn settle(
     (intent, action): (IntentId, &UnderAction),
     deadline: Instant,
 ) -> Option<UnderResult> {
+    if let Operation::Patch { target, .. } = &action.operation {
+        let message = "a write into the file in place was broken off; what is in it now counts as another version";
+        return Some(UnderResult::Failed(Error::new(ErrorKind::Changed, message).at(&target.0)));
+    }
     let store = mount.store().ok()?;
     let hands = Hands::new(mount, store, ledger, (intent, action.sync), deadline);
     let result = match tokio::time::timeout_at(deadline.into(), find_out(&hands, action)).await {
@@ -121,6 +129,9 @@ async fn perform(hands: &Hands<'_>, operation: &Operation, made: &directories::M
         Operation::MakeSpecial { target, format, device, owner } => {
             links::make(hands, target, FileKind::Special(*format, *device), *owner).await
         }
+        Operation::Patch { target, expected, mode, modified, .. } => {
+            patch::perform(hands, operation, target, (expected, *mode, *modified)).await
+        }
         Operation::Publish { .. } | Operation::Remove { .. } | Operation::Rename { .. } => {
             match (publication(operation), departure(operation), way(operation)) {
                 (Some(publication), ..) => publish::perform(hands, &publication).await,
@@ -135,7 +146,10 @@ async fn perform(hands: &Hands<'_>, operation: &Operation, made: &directories::M
 async fn done(hands: &Hands<'_>, operation: &Operation) -> Result<Option<Done>> {
     match operation {
         // Made again: all of these come to the same.
-        Operation::MakeDirectories | Operation::SetAttributes { .. } | Operation::SetXattr { .. } => Ok(None),
+        Operation::MakeDirectories
+        | Operation::SetAttributes { .. }
+        | Operation::SetXattr { .. }
+        | Operation::Patch { .. } => Ok(None),
         Operation::Exchange { from, to } => exchange::done(hands, from, to).await,
         Operation::Link { from, to } => links::linked(hands, from, to).await,
         Operation::Symlink { target, text, .. } => links::made(hands, target, &FileKind::Symlink(text.clone())).await,
@@ -154,14 +168,27 @@ async fn done(hands: &Hands<'_>, operation: &Operation) -> Result<Option<Done>> 
 }
 
 fn publication(operation: &Operation) -> Option<publish::Publication<'_>> {
-    let Operation::Publish { generation, source, target, expected, foreign, owner, modified, xattrs, orphan, .. } =
-        operation
+    let Operation::Publish {
+        file: _,
+        generation,
+        source,
+        target,
+        expected,
+        foreign,
+        owner,
+        modified,
+        xattrs,
+        orphan,
+        links,
+    } = operation
     else {
         return None;
     };
     let (generation, owner, modified) = (*generation, *owner, *modified);
     let orphan = orphan.as_deref();
-    Some(publish::Publication { generation, source, target, expected, foreign, owner, modified, xattrs, orphan })
+    let publication =
+        publish::Publication { generation, source, target, expected, foreign, owner, modified, xattrs, orphan, links };
+    Some(publication)
 }
 
 fn departure(operation: &Operation) -> Option<remove::Departure<'_>> {

@@ -3,6 +3,7 @@
 
 mod crash;
 mod directory;
+mod edits;
 mod fresh;
 mod namespace;
 mod publish;
@@ -161,6 +162,7 @@ fn publish(path: &str, source: Source, expected: Expected, foreign: Foreign) -> 
         modified: Timestamp(1_700_000_000_000_000_000 + i64::try_from(number).unwrap()),
         xattrs: Vec::new(),
         orphan: None,
+        links: Vec::new(),
     }
 }
 

@@ -27,11 +27,11 @@ pub(super) const CASES: &[Case] = &[
     case!(samples_are_bounded),
 ];
 
-fn pattern(length: usize) -> Vec<u8> {
+pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i * 31 + i / 251) as u8).collect()
 }
 
-fn file_with(content: &[u8]) -> larder_common::Result<Arc<File>> {
+pub(super) fn file_with(content: &[u8]) -> larder_common::Result<Arc<File>> {
     let dir = std::env::temp_dir();
     let path = dir.join(String::from_utf8_lossy(super::fresh("larder-contract")?.as_bytes()).into_owned());
     let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;

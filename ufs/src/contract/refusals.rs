@@ -22,6 +22,11 @@ async fn what_is_missing_is_unsupported(stage: &Stage) -> Outcome {
         same!(refusal(store.make_directory(&path, plain()).await)?, unsupported, "make_directory");
         same!(refusal(store.remove_directory(&path).await)?, unsupported, "remove_directory");
     }
+    if !has.patch {
+        let source = super::bytes::file_with(b"x")?;
+        let patch = crate::Patch { source, ranges: Vec::new(), length: 1, sync: false };
+        same!(refusal(store.patch(&path, &print, patch).await)?, unsupported, "patch");
+    }
     if !has.rename {
         same!(refusal(store.rename(&path, &stage.path("g")?, rename).await)?, unsupported, "rename");
     }
@@ -74,6 +79,9 @@ async fn read_only_refuses_every_change(stage: &Stage) -> Outcome {
     same!(refusal(store.publish(&temporary, &path, Publish::new_file()).await)?, read_only, "publish");
     let removal = stage.removal(&path, Fingerprint::default())?;
     same!(refusal(store.remove(&path, removal).await)?, read_only, "remove");
+    let source = super::bytes::file_with(b"x")?;
+    let patch = crate::Patch { source, ranges: Vec::new(), length: 1, sync: false };
+    same!(refusal(store.patch(&path, &Fingerprint::default(), patch).await)?, read_only, "patch");
     same!(refusal(store.plant_proof(&super::fresh("p")?, b"x").await)?, read_only, "plant_proof");
     same!(refusal(store.make_directory(&path, Attributes::default()).await)?, read_only, "make_directory");
     Ok(())

@@ -12,6 +12,7 @@ mod direct;
 mod fetch;
 mod filesystem;
 mod listing;
+mod patch;
 mod pool;
 mod proof;
 mod publish;
@@ -41,8 +42,8 @@ use self::{
 };
 use crate::{
     Attributes, BoxFuture, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, OpenOptions,
-    OrphanName, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload, UploadReceipt,
-    Watch, XattrChange, Xattrs,
+    OrphanName, Patch, Publish, Removal, Rename, SampleEntry, Sink, Space, TemporaryName, UnderStore, Upload,
+    UploadReceipt, Watch, XattrChange, Xattrs,
 };
 
 /// What a store's calls, uploads and watchers share.
@@ -243,6 +244,16 @@ impl UnderStore for LocalStore {
     ) -> BoxFuture<'a, Result<Fingerprint>> {
         let (temporary, target) = (temporary.clone(), target.clone());
         self.run(move |root, _| publish::publish(root, &temporary, &target, &publish))
+    }
+
+    fn patch<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        expected: &'a Fingerprint,
+        patch: Patch,
+    ) -> BoxFuture<'a, Result<Fingerprint>> {
+        let (path, expected) = (path.clone(), expected.clone());
+        self.run(move |root, progress| patch::patch(root, &path, &expected, &patch, progress))
     }
 
     fn remove<'a>(&'a self, path: &'a ObjectPath, removal: Removal) -> BoxFuture<'a, Result<()>> {

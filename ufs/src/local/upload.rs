@@ -65,15 +65,15 @@ pub(super) fn destroy(root: &Root, private: Private, name: &larder_common::Name)
 
 /// A file to copy into.
 #[derive(Debug)]
-struct Target {
-    file: File,
+pub(super) struct Target {
+    pub(super) file: File,
     will_sync: AtomicBool,
     /// The way past the page cache, where there is one.
     direct: OnceLock<Option<Direct>>,
 }
 
 impl Target {
-    fn new(file: File) -> Self {
+    pub(super) fn new(file: File) -> Self {
         Self { file, will_sync: AtomicBool::new(false), direct: OnceLock::new() }
     }
 
@@ -85,7 +85,7 @@ impl Target {
 }
 
 /// Copies a range of one file into another.
-fn copy(from: &File, range: Range<u64>, to: &Target, offset: u64, progress: &Progress) -> Result<()> {
+pub(super) fn copy(from: &File, range: Range<u64>, to: &Target, offset: u64, progress: &Progress) -> Result<()> {
     let (direct, to) = (to.direct(), &to.file);
     let mut at = range.start;
     let mut in_kernel = true;

@@ -19,7 +19,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0u8..36, 0usize..10, 0usize..10, any::<u8>(), 0u64..6).prop_map(|(what, one, other, flags, number)| Step {
+    (0u8..42, 0usize..10, 0usize..10, any::<u8>(), 0u64..6).prop_map(|(what, one, other, flags, number)| Step {
         what,
         one,
         other,
@@ -48,6 +48,7 @@ impl Machine {
             overwrite: flag(2),
             recursive: step.flags & 24 != 0,
             ttl: flag(4).then_some(ttl),
+            edit: flag(6),
             replication_min: u32::from(flag(5)),
             ..self.create(NAMES[step.one], WriteType::ALL[usize::from(step.flags & 3)])
         }
@@ -87,6 +88,21 @@ impl Machine {
             19 => MakeSpecial { place: place(one), format: 0o010_000, device: number, mode: 0o600 }.into(),
             _ => self.other_command(step),
         }
+    }
+
+    fn commit_command(&self, step: &Step, holders: Vec<SessionId>) -> CommitEdit {
+        let flag = |bit: u8| step.flags >> bit & 1 == 1;
+        let edits: Vec<LeaseId> = self.state.leases.iter().filter(|(_, r)| r.edit).map(|(lease, _)| *lease).collect();
+        let lease = edits.get(step.one % edits.len().max(1)).copied().unwrap_or(LeaseId(3));
+        let receipts = if step.number == 0 { Vec::new() } else { vec![receipt(step.number)] };
+        let ranges = vec![ByteRange { offset: 0, length: step.number }];
+        let bytes = match step.flags & 3 {
+            0 => EditBytes::Cache,
+            1 => EditBytes::Uploaded,
+            _ => EditBytes::Patch { worker: WorkerId([3; 16]), ranges },
+        };
+        let session = flag(3).then_some(self.session);
+        CommitEdit { lease, session, length: step.number, receipts, bytes, go_on: flag(4), sync: flag(5), holders }
     }
 
     fn other_command(&self, step: &Step) -> Command {
@@ -145,6 +161,12 @@ impl Machine {
             34 => self.state.orphans.iter().next().map_or(Reclaim { budget: 2 }.into(), |((file, generation), _)| {
                 Closed { session, file: *file, generation: *generation }.into()
             }),
+            35 | 36 => {
+                let write_type = flag(2).then(|| WriteType::ALL[usize::from(step.flags & 3)]);
+                EditFile { target, generation: Generation(0), truncate: flag(3), write_type, session }.into()
+            }
+            37..=39 => self.commit_command(step, holders).into(),
+            40 => RetryEdit { lease: self.some_lease(step.one) }.into(),
             _ => Reclaim { budget: number as u32 }.into(),
         }
     }
@@ -198,6 +220,10 @@ impl Machine {
 fn check_invariants(state: &State) {
     for (lease, record) in state.leases.iter() {
         assert_eq!(state.lease_of.get(&FileId(record.file)), Some(lease));
+        assert!(state.tree.get(FileId(record.file)).is_some(), "what is written exists");
+        let open = state.sessions.contains(&SessionId(record.session));
+        assert_eq!(open, record.session != 0, "a lease has a session, or is adrift");
+        assert!(open || record.edit || state.locks.contains(&(record.file, Vec::new())), "only edits are adrift");
     }
     for (generation, record) in state.pending.iter() {
         let inode = state.tree.get(FileId(record.file)).expect("pending content has an inode");

@@ -16,6 +16,7 @@ use larder_ufs::{
     Xattrs, object::same_identity,
 };
 
+use super::relink;
 use crate::{
     state::{Done, Expected, Foreign, Owner, Relative, Seen, Source},
     under::{
@@ -38,6 +39,7 @@ pub(in crate::under) struct Publication<'a> {
     pub modified: Timestamp,
     pub xattrs: &'a [(Vec<u8>, Vec<u8>)],
     pub orphan: Option<&'a str>,
+    pub links: &'a [Relative],
 }
 
 impl Publication<'_> {
@@ -50,8 +52,12 @@ impl Publication<'_> {
 
     /// Whether what is under the name is what we published.
     fn is_ours(&self, status: &ObjectStatus) -> bool {
-        let replaced = matches!(self.expected, Expected::Fingerprint(old) if identity::is_it(status, old));
-        !replaced && status.kind.is_file() && same_time(status.fingerprint.modified, self.modified)
+        !self.is_replaced(status) && status.kind.is_file() && same_time(status.fingerprint.modified, self.modified)
+    }
+
+    /// Whether it is what we are to replace.
+    fn is_replaced(&self, status: &ObjectStatus) -> bool {
+        !matches!(self.expected, Expected::Absent | Expected::Any) && identity::as_expected(Some(status), self.expected)
     }
 }
 
@@ -71,7 +77,9 @@ pub(in crate::under) async fn perform(hands: &Hands<'_>, publication: &Publicati
         // It is found and destroyed as nobody's at the next start, if not now.
         let _ = hands.change(hands.store.destroy_temporary(&temporary)).await;
     }
-    result
+    let done = result?;
+    let linked = relink::perform(hands, &target, publication.links, publication.expected).await?;
+    Ok(Done { fingerprint: linked.or(done.fingerprint), ..done })
 }
 
 async fn fill_empty(hands: &Hands<'_>, temporary: &TemporaryName) -> Result<()> {
@@ -94,6 +102,10 @@ async fn give_name(
         Expected::Absent => Found::Absent,
         Expected::Fingerprint(fingerprint) => Found::Fingerprint(fingerprint.clone()),
         Expected::Any => found(hands, target).await?,
+        Expected::Inode(old) => match hands.look(target).await? {
+            Some(status) if identity::same_inode(&status.fingerprint, old) => Found::Fingerprint(status.fingerprint),
+            _ => Found::Absent,
+        },
     };
     for _ in 0..TRIES {
         let attributes = attributes(hands, publication, target, &expected).await;
@@ -107,9 +119,7 @@ async fn give_name(
         expected = match (hands.look(target).await?, publication.expected, publication.foreign) {
             (None, ..) => Found::Absent,
             (Some(status), Expected::Any, _) if !status.kind.is_directory() => Found::Fingerprint(status.fingerprint),
-            (Some(status), Expected::Fingerprint(old), _) if identity::is_it(&status, old) => {
-                Found::Fingerprint(status.fingerprint)
-            }
+            (Some(status), ..) if publication.is_replaced(&status) => Found::Fingerprint(status.fingerprint),
             (Some(status), _, Foreign::KeepAside(to)) => {
                 aside = Some(move_aside(hands, target, status, to).await?);
                 Found::Absent
@@ -214,17 +224,15 @@ pub(in crate::under) async fn done(hands: &Hands<'_>, publication: &Publication<
     let Some(status) = hands.look(&target).await? else { return Ok(None) };
     let ours = match hands.can().attributes {
         true => publication.is_ours(&status),
-        false => {
-            let replaced = matches!(publication.expected, Expected::Fingerprint(old) if identity::is_it(&status, old));
-            !replaced && left_in(hands, &temporary).await?.is_none()
-        }
+        false => !publication.is_replaced(&status) && left_in(hands, &temporary).await?.is_none(),
     };
     if !ours {
         return Ok(None);
     }
     clear(hands, publication, &temporary, &status).await?;
     let aside = kept_aside(hands, publication).await?;
-    Ok(Some(Done { fingerprint: Some(status.fingerprint), aside }))
+    let linked = relink::perform(hands, &target, publication.links, publication.expected).await?;
+    Ok(Some(Done { fingerprint: linked.or(Some(status.fingerprint)), aside }))
 }
 
 /// What an earlier try has moved aside, so that the state learns of it.
@@ -253,6 +261,7 @@ async fn clear(
     let mine = same_identity(&left, &published.fingerprint);
     let goes = match publication.expected {
         Expected::Fingerprint(old) => same_identity(&left, old),
+        Expected::Inode(old) => identity::same_inode(&left, old),
         Expected::Any => true,
         Expected::Absent => matches!(publication.source, Source::Empty) && left.size == 0,
     };

@@ -55,7 +55,7 @@ async fn file(hands: &Hands<'_>, path: &ObjectPath, departure: &Departure<'_>) -
     let expected = match departure.expected {
         Expected::Absent => return Ok(()),
         Expected::Fingerprint(fingerprint) => fingerprint.clone(),
-        Expected::Any => match hands.look(path).await? {
+        Expected::Any | Expected::Inode(_) => match hands.look(path).await? {
             None => return Ok(()),
             Some(status) => status.fingerprint,
         },

@@ -24,12 +24,14 @@ pub(in crate::under) async fn perform(hands: &Hands<'_>, way: &Move<'_>) -> Resu
     let (from, to) = (at(way.from)?, at(way.to)?);
     let source = match way.expected {
         Expected::Fingerprint(fingerprint) => fingerprint.clone(),
-        Expected::Absent | Expected::Any => hands.status(&from).await?.fingerprint,
+        Expected::Absent | Expected::Any | Expected::Inode(_) => hands.status(&from).await?.fingerprint,
     };
     let target = match way.replaced {
         Expected::Absent => Found::Absent,
         Expected::Fingerprint(fingerprint) => Found::Fingerprint(fingerprint.clone()),
-        Expected::Any => hands.look(&to).await?.map_or(Found::Absent, |status| Found::Fingerprint(status.fingerprint)),
+        Expected::Any | Expected::Inode(_) => {
+            hands.look(&to).await?.map_or(Found::Absent, |status| Found::Fingerprint(status.fingerprint))
+        }
     };
     let displaced = match way.orphan {
         Some(_) if hands.can().orphans => Displaced::Keep(naming::orphan(hands.intent, &to, way.orphan)?),
@@ -79,6 +81,6 @@ pub(in crate::under) async fn done(hands: &Hands<'_>, way: &Move<'_>) -> Result<
 fn recorded(hands: &Hands<'_>, way: &Move<'_>, from: &ObjectPath) -> Option<larder_common::Fingerprint> {
     match way.expected {
         Expected::Fingerprint(fingerprint) => Some(fingerprint.clone()),
-        Expected::Absent | Expected::Any => hands.recorded(from),
+        Expected::Absent | Expected::Any | Expected::Inode(_) => hands.recorded(from),
     }
 }

@@ -8,7 +8,7 @@ use larder_ufs::OpenOptions;
 use super::{super::Ledger, *};
 
 #[derive(Debug)]
-struct Directory(PathBuf);
+pub(super) struct Directory(pub(super) PathBuf);
 
 impl Opener for Directory {
     fn open(&self, _mount: &MountRow) -> Boxed<'static, Result<Arc<dyn UnderStore>>> {

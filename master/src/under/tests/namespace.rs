@@ -34,11 +34,20 @@ struct Inside {
     told: Vec<String>,
 }
 
+/// Does what a worker does for a patch.
+pub(super) type Patcher = Arc<dyn Fn(Operation, bool) -> Boxed<'static, Result<Fingerprint>> + Send + Sync>;
+
 /// The namespace.
-#[derive(Debug)]
 pub(super) struct Namespace {
     row: MountRow,
     inside: Mutex<Inside>,
+    patcher: Mutex<Option<Patcher>>,
+}
+
+impl std::fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Namespace").field("row", &self.row).finish_non_exhaustive()
+    }
 }
 
 impl Inside {
@@ -169,6 +178,10 @@ impl Inside {
                 self.entries.insert(one, Entry { known: a.known, ..b.clone() });
                 self.entries.insert(other, Entry { known: b.known, parent: a.parent, name: a.name });
             }
+            Operation::Patch { target, .. } => {
+                let file = self.find(&target.0).unwrap();
+                self.entries.get_mut(&file).unwrap().known.fingerprint = done.fingerprint.clone();
+            }
             Operation::MakeDirectories => {}
         }
     }
@@ -194,7 +207,12 @@ impl Namespace {
         };
         let root = Entry { known, parent: FileId(0), name: Vec::new() };
         let inside = Inside { entries: BTreeMap::from([(FileId::ROOT, root)]), next: 1, ..Inside::default() };
-        Arc::new(Self { row, inside: Mutex::new(inside) })
+        Arc::new(Self { row, inside: Mutex::new(inside), patcher: Mutex::default() })
+    }
+
+    /// Has patches carried out by this.
+    pub(super) fn patch_by(&self, patcher: Patcher) {
+        *self.patcher.lock() = Some(patcher);
     }
 
     /// Records an intent.
@@ -309,6 +327,11 @@ impl Ledger for Namespace {
             other => panic!("{other:?}"),
         }
         Ok(Taken::Done(Outcome::Loaded { added: 0, changed: 0, gone: 0, conflicts: Vec::new() }))
+    }
+
+    fn patch(&self, _: MountId, patch: Operation, sync: bool, _: Instant) -> Boxed<'_, Result<Fingerprint>> {
+        let patcher = self.patcher.lock().clone().expect("the test patches");
+        patcher(patch, sync)
     }
 
     fn conclude(&self, intent: IntentId, result: &UnderResult) -> Result<()> {

@@ -84,6 +84,7 @@ impl Whole {
             ttl: None,
             replication_min: 0,
             expected: None,
+            edit: false,
         };
         self.run(CreateComplete { create, held: None, sync: false }).await
     }
