@@ -60,6 +60,7 @@ mod short;
 mod sink;
 mod stream;
 mod touch;
+mod unknown;
 mod view;
 mod watch;
 mod workers;
@@ -83,6 +84,7 @@ pub use options::{
 };
 pub use reader::Reader;
 pub use report::{ClusterReport, Finding, Mount, Removed, TierReport, WorkerReport};
+pub use unknown::UnknownFile;
 pub use view::View;
 pub use watch::{Invalidated, Invalidations};
 pub use writer::Writer;

@@ -11,7 +11,11 @@ use std::{
 };
 
 use larder_common::{ClusterId, Error, ErrorKind, Result, SessionId};
-use larder_proto::{Channel, Greeting, dial, from_status, greeting::Token, v1::file_system_client::FileSystemClient};
+use larder_proto::{
+    Channel, Greeting, dial, from_status,
+    greeting::Token,
+    v1::{admin_client::AdminClient, file_system_client::FileSystemClient},
+};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::{Response, Status};
@@ -165,10 +169,30 @@ impl Link {
         F: Fn(FileSystemClient<Channel>) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
     {
+        self.ask_any(deadline, || question(self.client())).await
+    }
+
+    /// The same of the service for administrators.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) async fn ask_admin<T, F, A>(&self, deadline: Deadline, question: F) -> Result<T>
+    where
+        F: Fn(AdminClient<Channel>) -> A,
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
+        let client = || AdminClient::new(self.channel.clone()).max_decoding_message_size(dial::MESSAGE_MAX);
+        self.ask_any(deadline, || question(client())).await
+    }
+
+    async fn ask_any<T, A>(&self, deadline: Deadline, question: impl Fn() -> A) -> Result<T>
+    where
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
         self.born.check()?;
         let mut backoff = Backoff::new();
         loop {
-            let error = match deadline.bound("the master", question(self.client())).await? {
+            let error = match deadline.bound("the master", question()).await? {
                 Ok(reply) => return Ok(reply.into_inner()),
                 Err(status) => from_status(&status),
             };

@@ -15,7 +15,9 @@ use larder_common::{ClusterId, Error, ErrorKind, FsPath, MountId, Position, Resu
 use larder_proto::{
     dial,
     greeting::VERSION,
-    v1::{file_system_server::FileSystemServer, master_message, workers_server::WorkersServer},
+    v1::{
+        admin_server::AdminServer, file_system_server::FileSystemServer, master_message, workers_server::WorkersServer,
+    },
 };
 use larder_ufs::{OpenOptions, UnderStore};
 use parking_lot::Mutex;
@@ -31,7 +33,7 @@ use crate::{
     journal::{self, EmbeddedJournal, Journal},
     keys::Keys,
     master::{Master, examine},
-    rpc::{filesystem::FileSystemService, link::WorkersService},
+    rpc::{admin::AdminService, filesystem::FileSystemService, link::WorkersService},
     sessions::Sessions,
     state::{Command, Entry, Format, Mount, Owner, ReserveIds, State},
     tasks,
@@ -107,6 +109,7 @@ impl Server {
         let files = FileSystemServer::new(FileSystemService::new(Arc::clone(&self.master)));
         let workers = WorkersServer::new(WorkersService::new(Arc::clone(&self.master)));
         Routes::new(files.max_decoding_message_size(dial::MESSAGE_MAX).max_encoding_message_size(dial::MESSAGE_MAX))
+            .add_service(AdminServer::new(AdminService::new(Arc::clone(&self.master))))
             .add_service(
                 workers.max_decoding_message_size(dial::MESSAGE_MAX).max_encoding_message_size(dial::MESSAGE_MAX),
             )

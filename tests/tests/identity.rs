@@ -123,6 +123,18 @@ async fn a_master_with_an_older_journal_makes_no_worker_drop_what_is_nowhere_els
     let said = cluster.ok(&["fsadmin", "report"])?;
     assert!(said.contains("larder fsadmin unknown ls"), "{said}");
     assert!(holds(&cluster.memory(0), &content)?, "the worker dropped what was nowhere else");
+    let listed = cluster.ok(&["fsadmin", "unknown", "ls"])?;
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    let saved = tempfile::tempdir()?;
+    let into = saved.path().join("saved");
+    let into = into.to_str().context("a temporary directory is UTF-8")?;
+    cluster.ok(&["fsadmin", "unknown", "save", into])?;
+    let files = trees::files(Path::new(into))?;
+    assert!(files.len() == 1 && files.values().all(|bytes| *bytes == content), "what was saved differs");
+    cluster.ok(&["fsadmin", "unknown", "drop", "--all"])?;
+    assert_eq!(cluster.ok(&["fsadmin", "unknown", "ls"])?, "");
+    assert!(!holds(&cluster.memory(0), &content)?, "it was dropped by order");
+    assert_eq!(&client.read("/first").await?[..], b"1", "nothing else was");
     Ok(())
 }
 

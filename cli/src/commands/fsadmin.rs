@@ -7,7 +7,10 @@ use larder_common::clock::SystemClock;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::fs::{rfc3339, span};
+use super::{
+    fs::{rfc3339, span},
+    unknown,
+};
 use crate::{cluster, command::Run, context::Context, exit::Exit};
 
 /// Look at the cluster
@@ -20,6 +23,7 @@ pub(crate) struct Fsadmin {
 #[derive(Debug, Subcommand)]
 enum What {
     Report(Report),
+    Unknown(unknown::Unknown),
 }
 
 /// Report what could be better, and the cluster's numbers
@@ -49,7 +53,10 @@ enum Part {
 
 impl Run for Fsadmin {
     fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let What::Report(asked) = self.what;
+        let asked = match self.what {
+            What::Report(asked) => asked,
+            What::Unknown(unknown) => return unknown.run(context),
+        };
         cluster::run(context, Vec::new(), async |fs| {
             let report = fs.report().await?;
             match context.output.json {

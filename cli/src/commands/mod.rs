@@ -12,5 +12,6 @@ pub(crate) mod local;
 pub(crate) mod man;
 pub(crate) mod master;
 pub(crate) mod run_tests;
+pub(crate) mod unknown;
 pub(crate) mod version;
 pub(crate) mod worker;

@@ -15,4 +15,4 @@ pub use block_set::BlockSet;
 pub use links::Links;
 pub use locations::{Holding, Locations};
 pub use placement::{Candidate, Rendezvous};
-pub use registry::{Registry, WorkerRecord, WorkerSlot};
+pub use registry::{Registry, UnknownContent, WorkerRecord, WorkerSlot};

@@ -6,7 +6,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use larder_common::{Error, ErrorKind, Incarnation, MountId, Result, Timestamp, WorkerId};
+use larder_common::{
+    BlockSize, Error, ErrorKind, FileId, Generation, Incarnation, MountId, Result, Timestamp, WorkerId,
+};
 use larder_proto::{convert::WorkerAddress, v1};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -41,8 +43,19 @@ pub struct WorkerRecord {
     pub proven: FxHashSet<MountId>,
     /// Mounts whose root it sees another directory at, with what was different.
     pub refuted: BTreeMap<MountId, String>,
-    /// Content that the namespace does not know and that is not persisted: files and bytes.
-    pub unknown: (u64, u64),
+    /// Content that the namespace does not know and that is not persisted.
+    pub unknown: BTreeMap<(FileId, Generation), UnknownContent>,
+}
+
+/// What a worker holds of a version that the namespace does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownContent {
+    /// The length of the whole file in bytes.
+    pub length: u64,
+    /// The size of its blocks.
+    pub block_size: BlockSize,
+    /// How many bytes of it the worker holds.
+    pub held: u64,
 }
 
 /// The workers.
@@ -94,7 +107,7 @@ impl Registry {
             reported: false,
             proven: FxHashSet::default(),
             refuted: BTreeMap::new(),
-            unknown: (0, 0),
+            unknown: BTreeMap::new(),
         };
         self.place(known, id, record)
     }

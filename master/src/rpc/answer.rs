@@ -82,7 +82,8 @@ fn unsigned_grant(state: &State, file: FileId, write: Option<WriteRight>) -> Res
     })
 }
 
-fn sign(master: &Master, grant: &Grant) -> Bytes {
+/// The grant, signed with the newest key.
+pub(super) fn sign(master: &Master, grant: &Grant) -> Bytes {
     grant.sign(master.keys.lock().current())
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::answer;
+use super::{admin, answer};
 use crate::{
     cluster::{BlockSet, Holding, WorkerSlot, links::Messages, links::message, registry::Registration},
     master::Master,
@@ -161,7 +161,7 @@ impl Link {
         if page.number == 0
             && let Some(record) = self.master.registry.lock().get_mut(worker)
         {
-            record.unknown = (0, 0);
+            record.unknown.clear();
         }
         self.held(worker, page.held.unwrap_or_default());
         if !page.last {
@@ -191,6 +191,9 @@ impl Link {
             Err(error) => return tracing::warn!(%error, worker = worker.0, "a report is malformed"),
         };
         let held = !holdings.is_empty();
+        if !held && let Some(record) = self.master.registry.lock().get_mut(worker) {
+            record.unknown.remove(&version);
+        }
         self.master.locations.report(worker, version, holdings);
         if !held || file.lease != 0 {
             return;
@@ -206,9 +209,9 @@ impl Link {
                 self.master.links.post(worker, order::What::Forget(forget));
             }
             Known::Over => {
-                if let Some(record) = self.master.registry.lock().get_mut(worker) {
-                    record.unknown.0 += 1;
-                    record.unknown.1 += file.length;
+                if let (Some(record), Ok(content)) = (self.master.registry.lock().get_mut(worker), admin::content(file))
+                {
+                    record.unknown.insert(version, content);
                 }
             }
             Known::Current { .. } => {}

@@ -1,5 +1,6 @@
 //! The services: each request is decoded, makes one call, and is answered. What they decide on is elsewhere.
 
+pub mod admin;
 pub mod answer;
 pub mod command;
 pub mod filesystem;

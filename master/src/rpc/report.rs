@@ -77,8 +77,8 @@ fn worker(record: &WorkerRecord, now: std::time::Duration) -> v1::WorkerReport {
         started: u64::try_from(record.started.0).unwrap_or(0),
         tiers: record.tiers.clone(),
         blocks: 0,
-        unknown_files: record.unknown.0,
-        unknown_bytes: record.unknown.1,
+        unknown_files: record.unknown.len() as u64,
+        unknown_bytes: record.unknown.values().map(|content| content.held).sum(),
         version: record.version.clone(),
         counters: record.counters.clone().into_iter().collect(),
     }
@@ -141,8 +141,9 @@ fn of_worker(record: &WorkerRecord, found: &mut Vec<v1::Finding>) {
         let what = format!("the worker on {host} is not used for mount {mount}");
         found.push(finding(what, difference, "give its container the same volume under the same path"));
     }
-    if record.unknown.0 > 0 {
-        let what = format!("the worker on {host} keeps {} files that the namespace does not know", record.unknown.0);
+    if !record.unknown.is_empty() {
+        let what =
+            format!("the worker on {host} keeps {} files that the namespace does not know", record.unknown.len());
         found.push(finding(what, "they are not in any under store", "larder fsadmin unknown ls"));
     }
     for tier in record.tiers.iter().filter(|tier| !tier.note.is_empty()) {
