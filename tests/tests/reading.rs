@@ -161,3 +161,40 @@ async fn ten_thousand_files_are_open_at_once() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_in_any_order_reads_what_is_there() -> Result<()> {
+    const COUNT: u64 = 400;
+    let cluster = Cluster::start(1)?;
+    let paths = trees::write_files(&cluster.under(), COUNT, 30_000)?;
+    let client = cluster.connect().await?;
+    let name = |seed: u64| format!("/d{:04}/f{seed:06}", seed / 10);
+    // 173 and 400 have no common divisor: each file once, in no order.
+    let order: Vec<u64> = (0..COUNT).map(|i| (i * 173 + 7) % COUNT).collect();
+    let (before, after) = order.split_at(150);
+    for seed in before {
+        assert!(read_all(&client, &name(*seed)).await? == trees::bytes(*seed, 30_000), "file {seed} differs");
+    }
+    // By now most are leased ahead; some change before they are read.
+    let (changed, others) = after.split_at(20);
+    for seed in changed {
+        fs::write(&paths[*seed as usize], trees::bytes(COUNT + seed, 20_000))?;
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    for seed in changed {
+        let (old, new) = (trees::bytes(*seed, 30_000), trees::bytes(COUNT + seed, 20_000));
+        loop {
+            match read_all(&client, &name(*seed)).await {
+                Ok(bytes) if bytes == new => break,
+                Ok(bytes) => assert!(bytes == old, "a mix of old and new was served"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Changed, "{error}"),
+            }
+            assert!(std::time::Instant::now() < deadline, "the change of file {seed} never showed");
+            larder_tests::processes::pause();
+        }
+    }
+    for seed in others {
+        assert!(read_all(&client, &name(*seed)).await? == trees::bytes(*seed, 30_000), "file {seed} differs");
+    }
+    Ok(())
+}

@@ -103,7 +103,7 @@ impl Parcel {
         Self::new(services, store, want, Stage::Waiting(Some(landing), tell), None)
     }
 
-    /// One that is fetched ahead, unless `over` when its turn comes.
+    /// One that is fetched ahead, unless `over` when its turn comes, or something would have to be dropped for it.
     pub(crate) fn ahead(
         services: &Arc<Services>,
         store: &Arc<dyn UnderStore>,
@@ -137,9 +137,10 @@ impl Parcel {
             return Some((landing, tell));
         }
         let range = self.want.range();
-        let unwanted = self.ahead.as_ref().is_some_and(|(over, _)| over.is_cancelled());
-        let joined =
-            if unwanted { None } else { Some(self.services.flights.join(self.want.block(), range.end - range.start)) };
+        let length = range.end - range.start;
+        let unwanted =
+            self.ahead.as_ref().is_some_and(|(over, _)| over.is_cancelled() || self.services.store.spare() < length);
+        let joined = if unwanted { None } else { Some(self.services.flights.join(self.want.block(), length)) };
         match joined {
             Some(Joined::Ours(landing)) => Some((landing, tell)),
             Some(Joined::Other(_)) | None => {

@@ -41,6 +41,7 @@ group! {
     /// A call that takes longer, with all its retries, has failed.
     rpc_timeout: Duration = Setting::named("user.rpc.timeout").default("30s")
         .alluxio(&["user.rpc.retry.max.duration"]).milliseconds();
-    /// How far ahead of a sequential reader the client asks. 0 for not at all.
+    /// How far ahead of a sequential reader the client asks. 0 for not at all; then no small files of directories that are
+    /// walked are leased ahead either.
     read_ahead: ByteSize = Setting::named("user.read.ahead").default("16MiB");
 }

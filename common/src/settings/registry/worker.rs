@@ -53,7 +53,8 @@ group! {
     fetch_threads: NonZeroUsize = Setting::named("worker.fetch.threads").default("16");
     /// Into how many parts, fetched at the same time, one large block is divided.
     fetch_parallelism: NonZeroUsize = Setting::named("worker.fetch.parallelism").default("4");
-    /// How far ahead of a sequential reader the worker fetches. 0 for not at all.
+    /// How far ahead of a sequential reader the worker fetches, and how many bytes of small files wait to be fetched ahead of
+    /// clients that walk through directories. 0 for not at all.
     read_ahead: ByteSize = Setting::named("worker.read.ahead").default("128MiB");
     /// Files up to this size are fetched whole before their first open is answered.
     small_file_size: ByteSize = Setting::named("worker.small.file.size").default("4MiB");
