@@ -10,7 +10,7 @@
 //! None of this changes what a file is: the master's answers are kept by the same rules as any other, and a lease is of one
 //! generation.
 //!
-//! Lock order: `walks`, a walk's state and the queue are leaves; none is held while another is taken.
+//! Lock order: the queue, then a content's share or a walk's state; `walks` is a leaf.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +31,7 @@ use crate::{
     content::Content,
     core::Core,
     leases::{Leased, Local},
-    short::{AheadTaker, Short},
+    short::{AheadTaker, ITEM, ITEMS_MAX, Short},
 };
 
 /// The most files of one directory that are leased ahead and not read yet.
@@ -173,10 +173,10 @@ impl Walk {
 
     /// The next file that nobody has read or leased.
     fn next(&self) -> Option<Arc<Content>> {
-        let mut state = self.0.lock();
         loop {
-            let next = state.known.pop_front()?.upgrade();
-            if let Some(content) = next.filter(|content| content.is_untouched()) {
+            // Not under the lock: the last owner of a content gives its share back to the walk.
+            let next = self.0.lock().known.pop_front()?;
+            if let Some(content) = next.upgrade().filter(|content| content.is_untouched()) {
                 return Some(content);
             }
         }
@@ -250,10 +250,16 @@ impl Ahead {
     /// The next that are still to be leased.
     fn packet(&self) -> Vec<Arc<Content>> {
         let mut queue = self.queue.lock();
-        let mut packet = Vec::new();
+        let (mut packet, mut bytes) = (Vec::new(), 0);
         while packet.len() < PACKET {
             let Some(next) = queue.pop_front() else { break };
-            packet.extend(next.upgrade().filter(|content| content.ahead.lock().is_some()));
+            let Some(content) = next.upgrade().filter(|content| content.ahead.lock().is_some()) else { continue };
+            bytes += content.access.load().grant.len() + ITEM;
+            if bytes > ITEMS_MAX {
+                queue.push_front(next);
+                break;
+            }
+            packet.push(content);
         }
         packet
     }

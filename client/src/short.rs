@@ -9,6 +9,8 @@
 //!
 //! Lock order: `pending`, then `held`; neither is held across an await.
 
+mod receive;
+
 use std::{
     collections::VecDeque,
     fmt,
@@ -25,7 +27,7 @@ use bytes::Bytes;
 use larder_common::{ClusterId, Error, ErrorKind, ReadType, Result, WorkerId};
 use larder_proto::{
     greeting,
-    shortcircuit::{DESCRIPTORS_MAX, PACKET_MAX, Received, Socket},
+    shortcircuit::{DESCRIPTORS_MAX, PACKET_MAX, Socket},
     v1::{self, short_reply::What as Reply, short_request::What},
 };
 use parking_lot::Mutex;
@@ -43,7 +45,10 @@ use crate::{
 /// A worker that does not greet within this time is not used by short circuit.
 const GREETING: Duration = Duration::from_secs(1);
 /// The most bytes of grants in one packet.
-const ITEMS_MAX: usize = PACKET_MAX - 8192;
+pub(crate) const ITEMS_MAX: usize = PACKET_MAX - 8192;
+
+/// What an item has beside its grant, in bytes at most.
+pub(crate) const ITEM: usize = 32;
 
 /// Why no lease came.
 #[derive(Debug)]
@@ -198,7 +203,7 @@ impl Short {
             asking: AtomicUsize::new(0),
         });
         let sender = send_all(Arc::clone(&socket), Arc::clone(&shared), queue);
-        let receiver = receive_all(Arc::clone(&socket), Arc::clone(&shared));
+        let receiver = receive::receive_all(Arc::clone(&socket), Arc::clone(&shared));
         let tasks = [tokio::spawn(sender), tokio::spawn(receiver)].map(AbortOnDropHandle::new);
         Ok(Arc::new(Self { shared, socket, features: welcome.features, _tasks: tasks }))
     }
@@ -253,7 +258,7 @@ impl Short {
         self.features & greeting::FEATURE_AHEAD != 0
     }
 
-    /// Asks for leases that will be wanted soon.
+    /// Asks for leases that will be wanted soon: as many as go in one packet ([`ITEMS_MAX`], [`DESCRIPTORS_MAX`]).
     pub(crate) fn ahead(&self, items: Vec<v1::ShortLeaseItem>, taker: Box<dyn AheadTaker>) {
         let tag = self.shared.tags.fetch_add(1, Ordering::Relaxed);
         self.shared.pending.lock().insert(tag, Pending::Ahead(taker));
@@ -422,19 +427,12 @@ async fn send_all(socket: Arc<Socket>, shared: Arc<Shared>, mut queue: mpsc::Unb
     }
 }
 
-async fn receive_all(socket: Arc<Socket>, shared: Arc<Shared>) {
-    while let Ok(Some(received)) = socket.receive::<v1::ShortReply>().await {
-        shared.take(received);
-    }
-    shared.close();
-}
-
 impl Shared {
     /// The next packet of leases: as many as fit.
     fn lease_packet(&self, leases: &mut VecDeque<(v1::ShortLeaseItem, LeaseReply)>) -> v1::ShortRequest {
         let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some((item, reply)) = leases.pop_front() {
-            bytes += item.grant.len() + 16;
+            bytes += item.grant.len() + ITEM;
             if !items.is_empty() && (bytes > ITEMS_MAX || items.len() == DESCRIPTORS_MAX) {
                 leases.push_front((item, reply));
                 break;
@@ -448,121 +446,5 @@ impl Shared {
             self.pending.lock().remove(&tag);
         }
         v1::ShortRequest { tag, what: Some(What::Lease(v1::ShortLease { items })) }
-    }
-
-    fn take(self: &Arc<Self>, received: Received<v1::ShortReply>) {
-        let Received { message, descriptors, truncated } = received;
-        let Some(what) = message.what else { return };
-        if let Reply::Recall(recall) = &what {
-            return self.recall(&recall.leases);
-        }
-        let pending = self.pending.lock().remove(&message.tag);
-        match (what, pending) {
-            (Reply::Leased(leased), Some(Pending::Ahead(taker))) => {
-                self.leased_ahead(message.tag, leased, descriptors, truncated, taker);
-            }
-            (Reply::Leased(leased), pending) => {
-                let replies = match pending {
-                    Some(Pending::Leases(replies)) => replies,
-                    _ => Vec::new(),
-                };
-                self.leased(leased.answers, descriptors, truncated, replies);
-            }
-            (Reply::Failure(failure), Some(Pending::Leases(replies))) => {
-                let error = Error::from(failure);
-                replies.into_iter().for_each(|reply| drop(reply.send(Err(Refused::Failed(error.clone())))));
-            }
-            (what, pending) => {
-                let number = if let Reply::Writable(writable) = &what { Some(writable.ticket) } else { None };
-                let ticket = number.map(|number| Ticket { shared: Arc::clone(self), number, sealed: false });
-                let answer = Answer { what, descriptors, ticket };
-                if let Some(Pending::One(reply)) = pending {
-                    // Nobody there: the answer is dropped, and what it gave is given back.
-                    drop(reply.send(answer));
-                }
-            }
-        }
-    }
-
-    /// Some of the leases that were asked for ahead. While the connection closes, nobody else takes their taker.
-    fn leased_ahead(
-        self: &Arc<Self>,
-        tag: u64,
-        leased: v1::ShortLeased,
-        descriptors: Vec<OwnedFd>,
-        truncated: bool,
-        mut taker: Box<dyn AheadTaker>,
-    ) {
-        let crowded = truncated || leased.answers.len() != descriptors.len();
-        let mut descriptors = descriptors.into_iter();
-        for answer in leased.answers {
-            // What was refused is asked for by itself when it is wanted.
-            if let Ok(leased) = self.one(answer, crowded, &mut descriptors) {
-                taker.leased(leased);
-            }
-        }
-        if leased.more {
-            self.pending.lock().insert(tag, Pending::Ahead(taker));
-            if self.closed.get().is_some() {
-                let taker = self.pending.lock().remove(&tag);
-                drop(taker);
-            }
-        } else {
-            taker.over();
-        }
-    }
-
-    /// Pairs answers with descriptors, and gives each to who asked; what nobody takes is dropped and so given back.
-    fn leased(
-        self: &Arc<Self>,
-        answers: Vec<v1::ShortLeaseAnswer>,
-        descriptors: Vec<OwnedFd>,
-        truncated: bool,
-        replies: Vec<LeaseReply>,
-    ) {
-        let granted = answers.iter().filter(|answer| answer.failure.is_none()).count();
-        let crowded = truncated || granted != descriptors.len();
-        let mut descriptors = descriptors.into_iter();
-        let mut replies = replies.into_iter();
-        for answer in answers {
-            let result = self.one(answer, crowded, &mut descriptors);
-            if let Some(reply) = replies.next() {
-                drop(reply.send(result));
-            }
-        }
-    }
-
-    fn one(
-        self: &Arc<Self>,
-        mut answer: v1::ShortLeaseAnswer,
-        crowded: bool,
-        descriptors: &mut impl Iterator<Item = OwnedFd>,
-    ) -> Result<Leased, Refused> {
-        if let Some(failure) = answer.failure.take() {
-            return Err(Refused::Failed(failure.into()));
-        }
-        let guard = LeaseGuard { shared: Arc::clone(self), number: answer.lease };
-        match descriptors.next() {
-            Some(descriptor) if !crowded => Ok(Leased { guard, descriptor, answer }),
-            _ => Err(Refused::Crowded),
-        }
-    }
-
-    /// The worker wants these back: what no view holds goes at once.
-    fn recall(&self, leases: &[u64]) {
-        for number in leases {
-            let held = self.held.lock().insert(*number, Held::Recalled);
-            if let Some(Held::By(content, local)) = held
-                && let (Some(content), Some(local)) = (content.upgrade(), local.upgrade())
-            {
-                evict(&content, local);
-            }
-        }
-    }
-
-    fn close(&self) {
-        self.closed.get_or_init(Instant::now);
-        let pending = std::mem::take(&mut *self.pending.lock());
-        drop(pending);
     }
 }
