@@ -279,7 +279,8 @@ impl Short {
 
     /// Begins to write a file.
     pub(crate) async fn write(&self, grant: Bytes, reserve: u64, deadline: Deadline) -> Result<(Ticket, OwnedFd, u64)> {
-        let mut answer = self.ask(What::Write(v1::ShortWrite { grant, reserve }), deadline).await?;
+        let write = v1::ShortWrite { grant, reserve, ..v1::ShortWrite::default() };
+        let mut answer = self.ask(What::Write(write), deadline).await?;
         let (Reply::Writable(writable), Some(ticket)) = (answer.what, answer.ticket) else { return Err(unexpected()) };
         match answer.descriptors.pop() {
             Some(descriptor) => Ok((ticket, descriptor, writable.reserved)),

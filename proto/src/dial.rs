@@ -184,6 +184,7 @@ mod tests {
     #[tonic::async_trait]
     impl blocks_server::Blocks for Echo {
         type ReadStream = Frames<Result<v1::ReadFrame, Status>>;
+        type EditStream = Frames<Result<v1::EditReply, Status>>;
         type LoadStream = Frames<Result<v1::LoadReply, Status>>;
 
         async fn read(&self, _: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
@@ -193,6 +194,12 @@ mod tests {
             &self,
             _: Request<tonic::Streaming<v1::WriteFrame>>,
         ) -> Result<Response<v1::WriteReply>, Status> {
+            Err(Status::internal("not asked"))
+        }
+        async fn edit(
+            &self,
+            _: Request<tonic::Streaming<v1::EditRequest>>,
+        ) -> Result<Response<Self::EditStream>, Status> {
             Err(Status::internal("not asked"))
         }
         async fn load(&self, _: Request<v1::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {

@@ -6,7 +6,7 @@
 //! checksums that the store keeps can be sent along. Mapped bytes cannot change: nobody truncates or punches a committed
 //! cache file while somebody has it.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, os::unix::fs::FileExt, sync::Arc};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -14,15 +14,16 @@ use larder_common::{
     Error, ErrorKind, ReadType, Result,
     checksum::{CHUNK, crc32c},
 };
+use larder_proto::v1;
 use memmap2::{Mmap, MmapOptions};
 
 use crate::{
     fetch::{ATTEMPTS, Supply},
     flight::{Arrival, Flight},
     readahead::Track,
-    services::Services,
+    services::{Granted, Services, blocking},
     source::Want,
-    store::{BlockReader, NoRoom},
+    store::{BlockReader, EditedSource, FileKey, NoRoom},
 };
 
 /// The usual frame, in bytes.
@@ -36,13 +37,13 @@ pub(crate) struct Frame {
     pub(crate) offset: u64,
     pub(crate) data: Bytes,
     pub(crate) crc: u32,
-    pub(crate) cached: bool,
+    pub(crate) served: v1::Served,
 }
 
 impl Frame {
-    fn new(offset: u64, data: Bytes, cached: bool) -> Self {
+    fn new(offset: u64, data: Bytes, served: v1::Served) -> Self {
         let crc = crc32c(&data);
-        Self { offset, data, crc, cached }
+        Self { offset, data, crc, served }
     }
 }
 
@@ -117,12 +118,17 @@ impl Services {
                 let want = Want { index, ..reading.want.clone() };
                 let block = want.range();
                 let end = block.end.min(reading.range.end);
-                if Services::keeps(reading.read_type) {
+                let edited = self.being_edited(&want.granted)?;
+                if Services::keeps(reading.read_type) && edited.is_none() {
                     let ahead = track.read(at..end, length.min(reading.range.end), self.config.read_ahead.0);
                     self.fetch_ahead(&want, ahead);
                 }
                 attempts += 1;
-                match self.next(&want, &reading, attempts).await? {
+                let next = match edited {
+                    Some(source) => Next::Edited(source),
+                    None => self.next(&want, &reading, attempts).await?,
+                };
+                match next {
                     Next::Whole(reader) => {
                         attempts = 0;
                         self.was_read(want.block(), reader.tier(), reading.read_type);
@@ -134,7 +140,7 @@ impl Services {
                             let data = mapped.slice(at - base..to - base);
                             let crc = known_sum(&sums, at - block.start..to - block.start, block.end - block.start);
                             self.metrics.stream_bytes.add(to - at);
-                            yield Frame { offset: at, crc: crc.unwrap_or_else(|| crc32c(&data)), data, cached: true };
+                            yield Frame { offset: at, crc: crc.unwrap_or_else(|| crc32c(&data)), data, served: v1::Served::FromCache };
                             at = to;
                         }
                     }
@@ -148,13 +154,19 @@ impl Services {
                             }
                         }
                     }
+                    Next::Edited(source) => {
+                        let to = frame_end(at, frame, end);
+                        let data = blocking(move || edited_bytes(&source, at..to)).await?;
+                        (attempts, at) = (0, to);
+                        yield Frame::new(to - data.len() as u64, data, v1::Served::BeingEdited);
+                    }
                     Next::Unkept(why) => {
                         self.is_unkept(why);
                         let mut pieces = self.stream_unkept(&want, at..end);
                         while let Some(piece) = pieces.recv().await {
                             let (offset, data) = piece?;
                             at = offset + data.len() as u64;
-                            yield Frame::new(offset, data, false);
+                            yield Frame::new(offset, data, v1::Served::FromUnderStore);
                         }
                         attempts = 0;
                         if at < end {
@@ -185,6 +197,16 @@ impl Services {
         }
     }
 
+    /// The file of content that is nowhere else and is being edited here: it is read as it is now, and kept by nobody.
+    pub(crate) fn being_edited(&self, granted: &Granted) -> Result<Option<EditedSource>> {
+        let key = FileKey { file: granted.grant.file, generation: granted.grant.generation };
+        let is_here = || self.store.describe(key).is_some_and(|report| !report.blocks.is_empty());
+        if granted.grant.fingerprint.is_some() || is_here() {
+            return Ok(None);
+        }
+        Ok(self.store.edited_source(key)?.filter(|source| source.missing.is_empty()))
+    }
+
     /// The next frame of a block that is being filled; `None` when the block is whole, or not followed any more: ask
     /// again.
     async fn follow(self: &Arc<Self>, want: &Want, flight: &Flight, at: u64, end: u64) -> Result<Option<Frame>> {
@@ -197,7 +219,7 @@ impl Services {
         let mut data = vec![0; usize::try_from(end - at).unwrap_or(0)];
         follower.read_at(at - start, &mut data)?;
         self.metrics.stream_bytes.add(data.len() as u64);
-        Ok(Some(Frame::new(at, data.into(), false)))
+        Ok(Some(Frame::new(at, data.into(), v1::Served::FromUnderStore)))
     }
 }
 
@@ -205,7 +227,21 @@ impl Services {
 enum Next {
     Whole(BlockReader),
     Flying(Arc<Flight>),
+    Edited(EditedSource),
     Unkept(Option<NoRoom>),
+}
+
+/// Bytes of a file that is being edited, as they are now.
+fn edited_bytes(source: &EditedSource, range: Range<u64>) -> Result<Bytes> {
+    let mut data = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    match source.file.read_exact_at(&mut data, range.start) {
+        Ok(()) => Ok(data.into()),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            let message = format!("file {} is being edited, and has become shorter", source.key.file);
+            Err(Error::new(ErrorKind::Changed, message).advise("open it again"))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The checksum of a part of a block, where the store keeps it: the part is exactly one of its chunks.

@@ -23,6 +23,7 @@ pub mod store;
 
 mod content;
 mod drain;
+mod editing;
 mod fetch;
 mod flight;
 mod identity;

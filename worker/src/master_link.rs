@@ -387,8 +387,12 @@ impl Talk<'_> {
         let Some(paging) = self.paging.take() else { return Ok(()) };
         let services = &self.link.services;
         let page = services.store.report(paging.from, PAGE);
-        let files = page.files.iter().map(|file| held_file(file, |tier| services.medium(tier))).collect();
+        let files = page.files.iter().map(|file| held_file(file, |tier| services.medium(tier)));
+        let mut files: Vec<_> = files.collect();
         let (number, last) = (paging.number, page.next.is_none());
+        if last {
+            files.extend(services.all_edited());
+        }
         let held = Some(v1::Held { files });
         outgoing.send(worker_message::What::Page(v1::HeldPage { number, last, held })).await?;
         if !last {

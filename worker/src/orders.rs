@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use larder_common::{Error, ErrorKind, FileId, Generation, Name, Result};
+use larder_common::{Error, ErrorKind, FileId, Generation, LeaseId, Name, Result, checksum::combine};
 use larder_proto::v1::{self, order::What};
 
 use crate::{
@@ -44,6 +44,7 @@ impl Services {
                 let (store, key) = (self.store.clone(), key(order.file, order.generation));
                 blocking(move || store.mark_persisted(key)).await.map(|()| v1::OrderDone::default())
             }
+            What::Forget(order) if order.lease != 0 => self.roll_back(LeaseId(order.lease)).await,
             What::Forget(order) => self.forget(key(order.file, order.generation)).await,
             What::Load(order) => self.clone().load_all(order).await.map(bytes),
             What::Prove(order) => self.prove(order).await.map(|()| v1::OrderDone::default()),
@@ -55,9 +56,8 @@ impl Services {
                 Ok(v1::OrderDone::default())
             }
             What::Unknown(order) => self.unknown(order).await,
-            What::Patch(_) | What::RollForward(_) => {
-                Err(Error::new(ErrorKind::Unsupported, "this worker does not edit files in place"))
-            }
+            What::RollForward(order) => self.roll_forward(order).await,
+            What::Patch(_) => Err(Error::new(ErrorKind::Unsupported, "this worker does not patch objects")),
         }
     }
 
@@ -88,6 +88,39 @@ impl Services {
             Some(false) => Err(Error::new(ErrorKind::Busy, format!("{key} is not persisted, as far as is known here"))
                 .advise("mark it as persisted first, or free it by force")),
         }
+    }
+
+    /// A write lease is over without a commit.
+    async fn roll_back(self: &Arc<Self>, lease: LeaseId) -> Result<v1::OrderDone> {
+        self.let_go_of_edit(lease).await?;
+        let store = self.store.clone();
+        blocking(move || store.roll_back(lease)).await.map(|_there| v1::OrderDone::default())
+    }
+
+    /// The holder of a write lease is gone, and what it edited is nowhere else: it is committed as it is.
+    async fn roll_forward(self: &Arc<Self>, order: v1::OrderRollForward) -> Result<v1::OrderDone> {
+        let (lease, generation) = (LeaseId(order.lease), Generation(order.generation));
+        self.let_go_of_edit(lease).await?;
+        let store = self.store.clone();
+        let forward = blocking(move || store.roll_forward(lease, generation)).await?;
+        let nothing = || Error::new(ErrorKind::NotFound, format!("nothing is here under lease {lease}"));
+        let (length, blocks) = forward.ok_or_else(nothing)?;
+        let key = key(order.file, order.generation);
+        Ok(v1::OrderDone {
+            bytes: length,
+            receipt: Some(v1::Receipt {
+                worker: self.worker.to_bytes().into(),
+                incarnation: self.incarnation.0,
+                file: order.file,
+                generation: order.generation,
+                length,
+                crc32c: blocks.iter().fold(0, |sum, block| combine(sum, block.crc, block.length)),
+                cached: true,
+                lasting: self.is_lasting(key),
+                ..v1::Receipt::default()
+            }),
+            ..v1::OrderDone::default()
+        })
     }
 
     /// Compares what this worker sees in a mount's root with what the master sees.

@@ -7,7 +7,7 @@ use larder_proto::{convert, v1};
 
 use crate::{
     services::Services,
-    store::{Change, DirectoryReport, FileKey, FileReport, TierIndex},
+    store::{Change, DirectoryReport, EditedReport, FileKey, FileReport, TierIndex},
 };
 
 /// What is known of a directory since it was opened.
@@ -65,6 +65,20 @@ pub(crate) fn held_file(report: &FileReport, medium: impl Fn(TierIndex) -> Mediu
     }
 }
 
+/// What a file that is being edited was, or is since it was sealed: held under its write lease.
+fn edited_file(edit: &EditedReport, key: FileKey, medium: Medium) -> v1::HeldFile {
+    let runs = convert::to_runs(edit.blocks.iter().map(|index| index.0));
+    v1::HeldFile {
+        file: key.file.0,
+        generation: key.generation.0,
+        length: edit.spec.length,
+        block_size: edit.spec.block_size.bytes(),
+        persisted: edit.spec.persisted && key == edit.key,
+        lease: edit.lease.0,
+        blocks: vec![v1::HeldBlocks { medium: v1::Medium::from(medium).into(), runs }],
+    }
+}
+
 /// A generation of which nothing is held.
 fn gone(key: FileKey) -> v1::HeldFile {
     v1::HeldFile { file: key.file.0, generation: key.generation.0, ..v1::HeldFile::default() }
@@ -101,9 +115,28 @@ impl Services {
     pub(crate) fn held(&self, keys: &[FileKey]) -> v1::Held {
         let file = |key: &FileKey| match self.store.describe(*key) {
             Some(report) => held_file(&report, |tier| self.medium(tier)),
-            None => gone(*key),
+            None => self.edited(*key).unwrap_or_else(|| gone(*key)),
         };
         v1::Held { files: keys.iter().map(file).collect() }
+    }
+
+    /// What is held of a generation in a file that is being edited.
+    fn edited(&self, key: FileKey) -> Option<v1::HeldFile> {
+        let is_it =
+            |edit: &EditedReport| edit.key.file == key.file && (edit.key == key || edit.was == Some(key.generation));
+        let edits = self.store.edited();
+        edits.iter().find(|edit| is_it(edit)).map(|edit| edited_file(edit, key, self.medium(edit.tier)))
+    }
+
+    /// All files that are being edited, or wait to be, under every name that they may have.
+    pub(crate) fn all_edited(&self) -> Vec<v1::HeldFile> {
+        let names = |edit: EditedReport| {
+            let was = edit.was.map(|generation| FileKey { generation, ..edit.key });
+            let keys = was.into_iter().chain([edit.key]).filter(|key| key.generation.0 != 0);
+            let medium = self.medium(edit.tier);
+            keys.map(|key| edited_file(&edit, key, medium)).collect::<Vec<_>>()
+        };
+        self.store.edited().into_iter().flat_map(names).collect()
     }
 
     /// What the tiers hold.

@@ -109,6 +109,10 @@ impl Services {
         while at < range.end {
             let frame = tokio::time::timeout(patience, stream.message()).await.map_err(|_| silent())?;
             let Some(frame) = frame.map_err(|status| from_status(&status))? else { break };
+            if frame.served() == v1::Served::BeingEdited {
+                let message = format!("block {} is being edited at worker {}", want.block(), peer.id);
+                return Err(Error::new(ErrorKind::Busy, message).advise("read it from that worker"));
+            }
             let length = frame.data.len() as u64;
             if frame.offset != at || length > range.end - at || crc32c(&frame.data) != frame.crc32c {
                 return Err(Error::new(ErrorKind::Corrupt, format!("worker {} sent wrong bytes", peer.id)));

@@ -1,21 +1,32 @@
 //! The files that are being written here, so that the end of one can be ordered from outside, and a stopping worker
 //! knows what it waits for.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Weak,
+    atomic::{AtomicU64, Ordering},
+};
 
+use larder_common::LeaseId;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::FileKey;
+use crate::{
+    editing::{Editing, Shared},
+    store::FileKey,
+};
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Writings {
     active: Mutex<FxHashMap<u64, (FileKey, CancellationToken)>>,
+    edits: Mutex<FxHashMap<LeaseId, Edit>>,
     last: AtomicU64,
     uploads: AtomicU64,
 }
+
+/// An edit whose writer is connected, and the end of it.
+type Edit = (Weak<tokio::sync::Mutex<Editing>>, CancellationToken);
 
 impl Writings {
     /// Enters one. The token is cancelled when it must end.
@@ -34,6 +45,25 @@ impl Writings {
     /// Ends the writing of these contents: the master has said that they are over.
     pub(crate) fn cancel(&self, matches: impl Fn(FileKey) -> bool) {
         self.active.lock().values().filter(|(key, _)| matches(*key)).for_each(|(_, token)| token.cancel());
+    }
+
+    /// Enters an edit, in the place of one that has ended.
+    pub(crate) fn enter_edit(&self, lease: LeaseId, edit: &Shared, over: CancellationToken) {
+        let mut edits = self.edits.lock();
+        edits.retain(|_, (edit, _)| edit.strong_count() > 0);
+        edits.insert(lease, (std::sync::Arc::downgrade(edit), over));
+    }
+
+    /// The edit under a lease, while its writer is connected.
+    pub(crate) fn edit(&self, lease: LeaseId) -> Option<Shared> {
+        self.edits.lock().get(&lease).and_then(|(edit, _)| edit.upgrade())
+    }
+
+    /// Ends the edit under a lease: the master has said that the lease is over.
+    pub(crate) fn end_edit(&self, lease: LeaseId) {
+        if let Some((_, over)) = self.edits.lock().get(&lease) {
+            over.cancel();
+        }
     }
 
     /// Counts an upload of committed content while the guard lives.

@@ -1,6 +1,7 @@
 //! A small cluster in this process, for tests: a master and workers that keep to the wire, with real sockets, real
 //! descriptors of files on tmpfs, signed grants, and knobs for what goes wrong. It has no rights, no mounts and no disk.
 
+pub(crate) mod edit;
 pub(crate) mod master;
 pub(crate) mod worker;
 

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{BLOCK, CLUSTER, Keys, Under, Version};
+use super::{BLOCK, CLUSTER, Keys, Under, Version, edit::Edit};
 
 #[derive(Default)]
 struct Cached {
@@ -35,14 +35,15 @@ struct Cached {
 
 pub(crate) struct Worker {
     pub(crate) address: v1::WorkerAddress,
-    folder: PathBuf,
-    under: Under,
+    pub(super) folder: PathBuf,
+    pub(super) under: Under,
     keys: Keys,
     cached: Mutex<HashMap<Version, Cached>>,
     sealed: Mutex<HashMap<Version, Vec<u8>>>,
     /// Leases that are out, and packets that asked for some.
     pub(crate) leases: Mutex<BTreeSet<u64>>,
     pub(crate) tickets: Mutex<HashMap<u64, Version>>,
+    pub(crate) edits: Mutex<HashMap<u64, Edit>>,
     pub(crate) lease_packets: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) touched: Mutex<Vec<v1::Touched>>,
@@ -89,6 +90,7 @@ impl Worker {
             sealed: Mutex::default(),
             leases: Mutex::default(),
             tickets: Mutex::default(),
+            edits: Mutex::default(),
             lease_packets: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             touched: Mutex::default(),
@@ -176,7 +178,7 @@ impl Worker {
         }
     }
 
-    fn verify(&self, grant: &[u8]) -> Result<Grant, Error> {
+    pub(super) fn verify(&self, grant: &[u8]) -> Result<Grant, Error> {
         let key = self.keys.lock().clone();
         Grant::verify(grant, |id| (id == key.id).then(|| key.clone()))
     }
@@ -263,6 +265,14 @@ impl Worker {
                 self.touched.lock().extend(touches.files);
                 Ok(None)
             }
+            What::Write(write) if write.edit => {
+                let edit = Edit::begin(self, &write.grant)?;
+                files.push(edit.file.try_clone()?);
+                let (ticket, length) = (self.next.fetch_add(1, Ordering::SeqCst), edit.length());
+                self.edits.lock().insert(ticket, edit);
+                let whole = convert::to_runs(0..length.div_ceil(BLOCK) as u32);
+                Ok(Some(Reply::Writable(v1::ShortWritable { ticket, reserved: length, whole, length, copied: false })))
+            }
             What::Write(write) => {
                 let grant = self.verify(&write.grant)?;
                 if self.broken.load(Ordering::SeqCst) {
@@ -274,7 +284,7 @@ impl Worker {
                 files.push(file);
                 let ticket = self.next.fetch_add(1, Ordering::SeqCst);
                 self.tickets.lock().insert(ticket, version);
-                Ok(Some(Reply::Writable(v1::ShortWritable { ticket, reserved: 2 << 20 })))
+                Ok(Some(Reply::Writable(v1::ShortWritable { ticket, reserved: 2 << 20, ..Default::default() })))
             }
             What::Extend(extend) => {
                 if self.full.load(Ordering::SeqCst) {
@@ -292,12 +302,34 @@ impl Worker {
             }
             What::Drop(dropped) => {
                 self.tickets.lock().remove(&dropped.ticket);
+                self.edits.lock().remove(&dropped.ticket);
                 Ok(None)
+            }
+            What::Fill(v1::ShortFill { ticket, .. }) => self.edit(ticket, |edit| Ok(filled(edit))),
+            What::Resize(resize) => self.edit(resize.ticket, |edit| {
+                edit.file.set_len(resize.length)?;
+                Ok(filled(edit))
+            }),
+            What::Commit(commit) => {
+                self.edit(commit.ticket, |edit| Ok(Reply::Sealed(edit.commit(self, commit.length))))
+            }
+            What::GoOn(go_on) => self.edit(go_on.ticket, |edit| {
+                edit.go_on(self, &go_on.grant)?;
+                Ok(filled(edit))
+            }),
+            What::End(end) => {
+                self.edits.lock().remove(&end.ticket);
+                Ok(Some(Reply::Ended(v1::ShortEnded { kept: true })))
             }
         }
     }
 
-    fn receipt(&self, version: Version, bytes: Vec<u8>) -> v1::Receipt {
+    fn edit(&self, ticket: u64, work: impl FnOnce(&mut Edit) -> Result<Reply, Error>) -> Result<Option<Reply>, Error> {
+        let mut edits = self.edits.lock();
+        work(edits.get_mut(&ticket).ok_or_else(|| Error::new(ErrorKind::Invalid, "no such ticket"))?).map(Some)
+    }
+
+    pub(super) fn receipt(&self, version: Version, bytes: Vec<u8>) -> v1::Receipt {
         let receipt = v1::Receipt {
             worker: self.address.id.clone(),
             incarnation: 1,
@@ -379,6 +411,12 @@ impl Worker {
     }
 }
 
+fn filled(edit: &Edit) -> Reply {
+    let length = edit.length();
+    let whole = convert::to_runs(0..length.div_ceil(BLOCK) as u32);
+    Reply::Filled(v1::ShortFilled { whole, reserved: length, length })
+}
+
 struct Service(Arc<Worker>);
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -386,6 +424,7 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl blocks_server::Blocks for Service {
     type ReadStream = Replies<v1::ReadFrame>;
+    type EditStream = Replies<v1::EditReply>;
     type LoadStream = Replies<v1::LoadReply>;
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
@@ -416,6 +455,10 @@ impl blocks_server::Blocks for Service {
             }
         }
         Err(Status::cancelled("no end"))
+    }
+
+    async fn edit(&self, request: Request<Streaming<v1::EditRequest>>) -> Result<Response<Self::EditStream>, Status> {
+        Ok(Response::new(Box::pin(super::edit::serve(Arc::clone(&self.0), request.into_inner()))))
     }
 
     async fn load(&self, request: Request<v1::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {

@@ -46,13 +46,13 @@ pub(crate) fn reading(services: &Services, request: &v1::ReadRequest) -> Result<
 
 fn message(frame: Result<Frame>) -> Result<v1::ReadFrame, Status> {
     let frame = frame.map_err(|error| into_status(&error))?;
-    let served = if frame.cached { v1::Served::FromCache } else { v1::Served::FromUnderStore };
-    Ok(v1::ReadFrame { offset: frame.offset, data: frame.data, crc32c: frame.crc, served: served.into() })
+    Ok(v1::ReadFrame { offset: frame.offset, data: frame.data, crc32c: frame.crc, served: frame.served.into() })
 }
 
 #[tonic::async_trait]
 impl v1::blocks_server::Blocks for BlocksService {
     type ReadStream = Pin<Box<dyn Stream<Item = Result<v1::ReadFrame, Status>> + Send>>;
+    type EditStream = Pin<Box<dyn Stream<Item = Result<v1::EditReply, Status>> + Send>>;
     type LoadStream = Pin<Box<dyn Stream<Item = Result<v1::LoadReply, Status>> + Send>>;
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
@@ -65,6 +65,12 @@ impl v1::blocks_server::Blocks for BlocksService {
         self.greet(&request)?;
         let written = self.0.clone().take_file(request.into_inner()).await;
         written.map(Response::new).map_err(|error| into_status(&error))
+    }
+
+    async fn edit(&self, request: Request<Streaming<v1::EditRequest>>) -> Result<Response<Self::EditStream>, Status> {
+        self.greet(&request)?;
+        let replies = self.0.clone().edit_stream(request.into_inner());
+        Ok(Response::new(Box::pin(replies.map(|reply| reply.map_err(|error| into_status(&error))))))
     }
 
     async fn load(&self, request: Request<v1::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {

@@ -167,14 +167,13 @@ fn trailers(status: &Status) -> HeaderMap {
 
 /// What comes before the bytes of a frame.
 fn head(frame: &Frame) -> Bytes {
-    let served = if frame.cached { v1::Served::FromCache } else { v1::Served::FromUnderStore };
     let mut fields = BytesMut::with_capacity(40);
     encode_key(1, WireType::Varint, &mut fields);
     encode_varint(frame.offset, &mut fields);
     encode_key(3, WireType::Varint, &mut fields);
     encode_varint(u64::from(frame.crc), &mut fields);
     encode_key(4, WireType::Varint, &mut fields);
-    encode_varint(served as u64, &mut fields);
+    encode_varint(frame.served as u64, &mut fields);
     encode_key(2, WireType::LengthDelimited, &mut fields);
     encode_varint(frame.data.len() as u64, &mut fields);
     let mut head = BytesMut::with_capacity(fields.len() + 5);
@@ -193,14 +192,14 @@ mod tests {
 
     #[test]
     fn a_frame_is_what_the_generated_code_reads() {
-        for (offset, data, crc, cached) in [(0, &b""[..], 0, true), (u64::MAX, &b"content"[..], u32::MAX, false)] {
-            let frame = Frame { offset, data: Bytes::from_static(data), crc, cached };
+        let (cache, under) = (v1::Served::FromCache, v1::Served::FromUnderStore);
+        for (offset, data, crc, served) in [(0, &b""[..], 0, cache), (u64::MAX, &b"content"[..], u32::MAX, under)] {
+            let frame = Frame { offset, data: Bytes::from_static(data), crc, served };
             let mut wire = head(&frame).to_vec();
             wire.extend_from_slice(&frame.data);
             assert_eq!(wire[0], 0);
             assert_eq!(u32::from_be_bytes(wire[1..5].try_into().unwrap()) as usize, wire.len() - 5);
             let read = v1::ReadFrame::decode(&wire[5..]).unwrap();
-            let served = if cached { v1::Served::FromCache } else { v1::Served::FromUnderStore };
             let expected = v1::ReadFrame { offset, data: frame.data, crc32c: crc, served: served.into() };
             assert_eq!(read, expected);
         }

@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{HELLO_PATIENCE, REQUESTS_MAX, SEND_PATIENCE, lease::Held, write::Writes};
+use super::{HELLO_PATIENCE, REQUESTS_MAX, SEND_PATIENCE, edit::Edits, lease::Held, write::Writes};
 use crate::{readahead::Tracks, services::Services};
 
 /// All clients of a worker, for recalls.
@@ -48,6 +48,7 @@ pub(crate) struct Connection {
     pub(crate) services: Arc<Services>,
     pub(crate) leases: Mutex<BTreeMap<u64, Held>>,
     pub(crate) writes: Writes,
+    pub(crate) edits: Edits,
     pub(crate) tracks: Mutex<Tracks>,
     /// Ends everything that is done for this client.
     pub(crate) over: CancellationToken,
@@ -96,6 +97,7 @@ fn enter(services: Arc<Services>, socket: Socket, stop: &CancellationToken) -> A
         services: services.clone(),
         leases: Mutex::default(),
         writes: Writes::default(),
+        edits: Edits::default(),
         tracks: Mutex::default(),
         over: stop.child_token(),
         runtime: Handle::current(),
@@ -111,8 +113,11 @@ fn leave(connection: &Connection) {
     services.clients.all.lock().remove(&connection.number);
     let leases = std::mem::take(&mut *connection.leases.lock());
     services.metrics.leases.lower(leases.len() as u64);
+    // What it did not give back itself it may have left to others: mappings, handles in the kernel.
+    leases.values().for_each(|held| services.store.suspect(held.key));
     drop(leases);
     connection.writes.clear();
+    connection.edits.clear();
     services.metrics.connections.lower(1);
 }
 
@@ -182,7 +187,10 @@ impl Connection {
         match request {
             Some(Request::Return(given)) => self.give_back(&given.leases),
             Some(Request::Touches(touches)) => self.services.touched(&touches),
-            Some(Request::Drop(ticket)) => self.writes.remove(ticket.ticket),
+            Some(Request::Drop(ticket)) => {
+                self.writes.remove(ticket.ticket);
+                self.edits.remove(ticket.ticket);
+            }
             Some(Request::Lease(lease)) if !self.is_slow(&lease) => {
                 let answer = self.lease(lease).await;
                 self.reply(tag, answer).await;
@@ -201,8 +209,15 @@ impl Connection {
         match request {
             Request::Lease(lease) => self.lease(lease).await,
             Request::Wait(wait) => self.wait(wait).await,
+            Request::Write(write) if write.edit => self.begin_edit(write).await,
             Request::Write(write) => self.begin_write(write).await,
+            Request::Extend(extend) if self.edits.has(extend.ticket) => self.extend_edit(extend).await,
             Request::Extend(extend) => self.extend(extend).await,
+            Request::Fill(fill) => self.fill_edit(fill).await,
+            Request::Resize(resize) => self.resize_edit(resize).await,
+            Request::Commit(commit) => self.commit_edit(commit).await,
+            Request::GoOn(go_on) => self.go_on(go_on).await,
+            Request::End(end) => self.end_edit(end).await,
             Request::Seal(seal) => self.seal(seal).await,
             Request::Hello(_) | Request::Return(_) | Request::Drop(_) | Request::Touches(_) | Request::Ahead(_) => {
                 Ok(Answer::default())

@@ -118,6 +118,9 @@ impl Connection {
         if let Some(lease) = self.services.lease_file(&granted).await?.filter(enough) {
             return self.granting(lease);
         }
+        if self.services.being_edited(&granted)?.is_some() {
+            return Err(Error::new(ErrorKind::NoSpace, "the file is being edited; read it as a stream"));
+        }
         let read_type = convert::read_type(item.read_type)?;
         let first = item.offset.or_else(|| item.fetch.then_some(0)).filter(|first| *first < length);
         match first.filter(|_| Services::keeps(read_type)) {

@@ -7,13 +7,15 @@
 //! - [`socket`]: where the worker listens.
 //! - [`connection`]: one client: hello, requests, replies.
 //! - [`lone`]: one small file, the shortest way; [`ahead`]: files that will be wanted soon.
-//! - [`lease`]: grants into descriptors; [`wait`]: bytes on their way; [`write`]: files being written.
+//! - [`lease`]: grants into descriptors; [`wait`]: bytes on their way; [`write`]: files being written;
+//!   [`edit`]: files being edited in place.
 //! - [`recall`]: asking for leases back.
 //!
 //! Descriptors are opened to be sent and closed when they have been; the worker keeps none.
 
 pub(crate) mod ahead;
 pub(crate) mod connection;
+pub(crate) mod edit;
 pub(crate) mod lease;
 pub(crate) mod lone;
 pub(crate) mod recall;

@@ -55,7 +55,8 @@ impl Connection {
         let (ticket, over) = (self.number(), writing.over());
         self.writes.0.lock().insert(ticket, Arc::new(tokio::sync::Mutex::new(writing)));
         self.end_when_over(ticket, over);
-        let what = v1::short_reply::What::Writable(v1::ShortWritable { ticket, reserved });
+        let what =
+            v1::short_reply::What::Writable(v1::ShortWritable { ticket, reserved, ..v1::ShortWritable::default() });
         Ok(Answer { what: Some(what), descriptors: vec![descriptor] })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - A file that the index does not know, or knows otherwise, was being made or removed: it goes.
 //! - A commit whose record was written but whose rename was not is finished: its checksums are known.
-//! - A committed file that has a write lease in its name was taken over for writing: it waits for its holder.
+//! - A file that has a write lease in its name and was taken over, or sealed in an edit, waits for its holder.
 //! - A file that is shorter than it was loses the blocks behind its end; persisted, it goes.
 //!
 //! Nothing is read: the checksums are compared when a block is first used.
@@ -82,6 +82,9 @@ pub(crate) fn look(root: &Path, data: &OwnedFd) -> Result<Found> {
 
 fn fate(name: &CacheName, state: &FileState) -> Fate {
     match (name.lease, state.committed) {
+        (Some(lease), _) if state.edit.is_some() && state.lease == Some(lease) && name.key.file == state.key.file => {
+            Fate::Wait(lease)
+        }
         (None, true) if name.key == state.key => Fate::Keep,
         (Some(lease), true) if state.lease == Some(lease) && name.key.file == state.key.file => Fate::Finish,
         (Some(lease), true) if name.key == state.key => Fate::Wait(lease),
@@ -102,7 +105,10 @@ impl Found {
         match fate(&name, &state) {
             Fate::Stray => self.strays.push((name, allocated)),
             Fate::Wait(lease) => {
-                (state.committed, state.lease) = (false, Some(lease));
+                // Taken over before anything was said of it: the name is the mark.
+                let nothing = larder_common::Generation(0);
+                state.edit = state.edit.or(state.committed.then_some(nothing));
+                state.lease = Some(lease);
                 self.state.files.insert(name.serial, state.clone());
                 self.waiting.push((name, state, lease, allocated));
             }
@@ -111,6 +117,7 @@ impl Found {
                     let to = CacheName::committed(state.key, name.serial).to_string();
                     renameat(data, name.to_string().as_str(), data, to.as_str())?;
                 }
+                (state.edit, state.cut) = (None, None);
                 self.keep(name.serial, state, size, allocated);
             }
         }

@@ -21,6 +21,7 @@ use super::{
     cache_file::Waiting,
     config::StoreConfig,
     directory::{Directory, DirectoryIndex},
+    edit::Edited,
     feed::{Changes, Feed},
     index::{Weight, record::Record},
     key::{CacheName, FileKey},
@@ -68,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) tally: Tally,
     /// Files that are being written, by write lease.
     pub(crate) uncommitted: Mutex<HashMap<LeaseId, Waiting>>,
+    /// Files that are being edited in place, by write lease.
+    pub(crate) edited: Mutex<HashMap<LeaseId, Edited>>,
     /// What abandoned writers left, to be asked for again.
     pub(crate) residue: Mutex<Vec<BlockId>>,
     pub(crate) wake: Wake,
@@ -154,6 +157,7 @@ impl Inner {
             feed: parts.feed,
             tally: Tally::default(),
             uncommitted: Mutex::default(),
+            edited: Mutex::default(),
             residue: Mutex::default(),
             wake: Wake::default(),
             cells: (0..SHARDS).map(|_| Cell::default()).collect(),
@@ -256,6 +260,7 @@ impl BlockStore {
     /// # Errors
     /// The system's error where the mark cannot be written; then the generation still counts as unpersisted.
     pub fn mark_persisted(&self, key: FileKey) -> Result<()> {
+        self.0.mark_edited_persisted(key)?;
         let known: Vec<_> = match self.0.shard(key.file).files.get(&key) {
             Some(entry) if !entry.spec.persisted => {
                 entry.copies.iter().filter(|c| c.recorded).map(|c| (c.directory.clone(), c.serial)).collect()
@@ -275,6 +280,22 @@ impl BlockStore {
             }
         }
         Ok(())
+    }
+
+    /// How many leases and other uses of a generation's cache files there are, as far as the books know.
+    #[must_use]
+    pub fn uses(&self, key: FileKey) -> (u32, u32) {
+        let mut shard = self.0.shard(key.file);
+        let copies = shard.files.get_mut(&key).map(|entry| &entry.copies);
+        let sum = |of: fn(&Copy) -> u32| copies.iter().flat_map(|c| c.iter()).map(of).sum();
+        (sum(|copy| copy.leases), sum(|copy| copy.open))
+    }
+
+    /// A holder of this generation has died: somebody may have it who is in no book.
+    pub fn suspect(&self, key: FileKey) {
+        let mut shard = self.0.shard(key.file);
+        let copies = shard.files.get_mut(&key).map(|entry| &mut entry.copies);
+        copies.into_iter().flatten().for_each(|copy| copy.suspect = true);
     }
 
     /// Keeps all content of a file from being dropped or moved to make room.

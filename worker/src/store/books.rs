@@ -92,6 +92,8 @@ pub(crate) struct Copy {
     pub(crate) changed: Option<ChangeTime>,
     /// Until when the kernel need not be asked again.
     pub(crate) refused_until: Duration,
+    /// Somebody may have it who is in no book: a holder has died, or it was adopted. Until the kernel has said no.
+    pub(crate) suspect: bool,
 }
 
 impl Copy {
@@ -107,6 +109,7 @@ impl Copy {
             busy: false,
             changed: None,
             refused_until: Duration::ZERO,
+            suspect: false,
         }
     }
 

@@ -27,7 +27,7 @@ use super::{
 use crate::eviction::Group;
 
 /// How far ahead of a writer space is reserved.
-const AHEAD: u64 = 64 << 20;
+pub(crate) const AHEAD: u64 = 64 << 20;
 
 /// A file that somebody may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +210,7 @@ impl CacheFileWriter {
         self.reserved = wanted;
         let (serial, key) = (self.name.serial, self.name.key);
         let lease = Some(self.ticket.lease);
-        let create = Record::Create { serial, key, spec: self.ticket.spec(0), lease, committed: false };
+        let create = Record::Create { serial, key, spec: self.ticket.spec(0), lease, committed: false, edit: None };
         self.directory.record(&[create], Weight::Adds)
     }
 
@@ -377,7 +377,7 @@ impl CacheFileWriter {
     }
 }
 
-fn sums_of(file: &File, spec: &GenerationSpec, index: BlockIndex) -> io::Result<Box<[u32]>> {
+pub(crate) fn sums_of(file: &File, spec: &GenerationSpec, index: BlockIndex) -> io::Result<Box<[u32]>> {
     let extent = spec.extent(index);
     let mut buffer = vec![0; checksum::CHUNK.min(extent.length) as usize];
     let sum = |chunk: usize| {
@@ -436,7 +436,7 @@ impl SealedFile {
         }
         let spec = GenerationSpec { persisted, ..writer.ticket.spec(self.length) };
         let (serial, lease) = (writer.name.serial, Some(writer.ticket.lease));
-        let mut records = vec![Record::Create { serial, key, spec, lease, committed: true }];
+        let mut records = vec![Record::Create { serial, key, spec, lease, committed: true, edit: None }];
         records.extend(self.blocks.iter().map(|(index, crcs)| Record::Block(serial, *index, crcs.clone())));
         writer.directory.record(&records, Weight::Adds)?;
         let changed = writer.rename(CacheName::committed(key, serial)).map_err(|e| writer.failed(e))?;

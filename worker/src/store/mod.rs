@@ -5,7 +5,7 @@
 //!
 //! - decisions without I/O: [`key`], `quota`, `mounts`, `coverage`, `sums`, `books`, `policies`, `index::record`;
 //! - the medium: `kernel`, `probe`, `huge`, `directory`, `index`;
-//! - what callers do: `writer`, `reader`, `lease`, `cache_file`, `removal`, `room`, `movement`, `reclaim`, `scrub`,
+//! - what callers do: `writer`, `reader`, `lease`, `cache_file`, `edit`, `removal`, `room`, `movement`, `reclaim`, `scrub`,
 //!   `report`, and at the start `open`, `prepare`, `neighbours`,
 //!   `adopt`.
 //!
@@ -14,7 +14,7 @@
 //! explicit free. A directory never takes more than its quota (`directory` names the exceptions). A reader never waits
 //! for room.
 //!
-//! **Lock order:** policies → shard → {index, zombies, feed, uncommitted}. The last are leaves. No system call but
+//! **Lock order:** policies → shard → {index, zombies, feed, uncommitted, edited}. The last are leaves. No system call but
 //! those of a leaf is made under a shard's lock, and nothing waits under it except for a removal in the same shard, on
 //! the shard's condition and with a deadline.
 //!
@@ -29,6 +29,7 @@ mod cgroup;
 mod config;
 mod coverage;
 mod directory;
+mod edit;
 mod feed;
 mod fill;
 mod huge;
@@ -60,6 +61,7 @@ pub use block_store::{BlockStore, Counters};
 pub use cache_file::{CacheFileWriter, Receipt, SealRefused, SealedFile, WriteTicket};
 pub use config::{HugePages, Listeners, PolicyFactory, StoreConfig};
 pub use directory::DirectoryIndex;
+pub use edit::{EditFill, EditStart, EditTicket, EditedFile, EditedReport, EditedSource, EndRefused};
 pub use feed::{Change, Changes};
 pub use fill::{FillState, Progress};
 pub use key::{FileKey, GenerationSpec};

@@ -253,7 +253,10 @@ impl Opening<'_> {
                 self.adopt(&inner, &directory, file);
             }
             for (name, state, lease, bytes) in found.waiting {
-                inner.wait_for_holder(&directory, name, &state, lease, bytes);
+                match state.edit.is_some() {
+                    true => inner.wait_for_editor(&directory, name, state, lease, bytes),
+                    false => inner.wait_for_holder(&directory, name, &state, lease, bytes),
+                }
             }
         }
         let store = BlockStore(Arc::new(inner));
@@ -277,7 +280,7 @@ impl Opening<'_> {
         }
         let spec = before;
         let copy = entry.copy_or_new(directory);
-        (copy.serial, copy.recorded) = (serial, true);
+        (copy.serial, copy.recorded, copy.suspect) = (serial, true, true);
         let mut charged = 0;
         for (index, crcs) in state.blocks {
             charged += spec.extent(index).charge;
@@ -347,8 +350,7 @@ impl Inner {
         let (block_size, group) = (state.spec.block_size, state.spec.group);
         let ticket = WriteTicket { file: name.key.file, lease, base, block_size, group, expected: None };
         let (directory, since) = (directory.clone(), self.clock.monotonic());
-        // What was taken over from a generation is kept until somebody says what becomes of it, as what is sealed is.
-        let sealed = state.sealed || base.is_some();
+        let sealed = state.sealed;
         let waiting = Waiting { ticket, directory, name, sealed, active: false, bytes, since };
         self.uncommitted.lock().insert(lease, waiting);
     }

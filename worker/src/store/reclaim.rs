@@ -63,6 +63,7 @@ impl BlockStore {
             }
         }
         self.0.abandon_forgotten();
+        self.0.settle_forgotten();
         let mut desk = self.0.policies.lock();
         for cell in self.0.cells() {
             let events = cell.lock().pending.take();

@@ -303,6 +303,10 @@ impl BlockStore {
             }
             freed.generations += 1;
         }
+        if mode == FreeMode::Everything {
+            freed.bytes +=
+                self.0.discard_edits(|key| key.file == file && generation.is_none_or(|g| g == key.generation));
+        }
         failed.map_or(Ok(freed), Err)
     }
 }

@@ -364,7 +364,7 @@ impl BlockWriter {
         };
         let Some((recorded, persisted)) = known else { return Err(self.gone()) };
         let spec = GenerationSpec { persisted, ..self.spec };
-        let create = Record::Create { serial, key: self.name.key, spec, lease: None, committed: true };
+        let create = Record::Create { serial, key: self.name.key, spec, lease: None, committed: true, edit: None };
         let block = Record::Block(serial, self.block.index, crcs.into());
         let records = if recorded { vec![block] } else { vec![create, block] };
         match self.directory.record(&records, Weight::Adds) {

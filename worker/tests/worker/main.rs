@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod ahead;
+mod edits;
 mod link;
 mod master;
 mod reads;

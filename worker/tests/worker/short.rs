@@ -126,7 +126,7 @@ async fn what_a_client_held_is_released_when_it_goes() {
     let short = site.short().await;
     let (_, files) = short.lease(vec![item(site.master.sign(&grant), true)]).await.unwrap();
     let write = site.to_write(500, larder_common::WriteType::MustCache);
-    let ask = v1::ShortWrite { grant: site.master.sign(&write), reserve: 1000 };
+    let ask = v1::ShortWrite { grant: site.master.sign(&write), reserve: 1000, ..Default::default() };
     let written = short.ask(Ask::Write(ask)).await.unwrap();
     assert_eq!(written.descriptors.len(), 1);
     assert_eq!(site.worker().store().uncommitted().len(), 1);

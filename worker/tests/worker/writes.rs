@@ -118,7 +118,7 @@ async fn copies_are_passed_on() {
 }
 
 async fn begin(short: &Short, site: &Site, grant: &Grant, reserve: u64) -> (v1::ShortWritable, std::fs::File) {
-    let ask = v1::ShortWrite { grant: site.master.sign(grant), reserve };
+    let ask = v1::ShortWrite { grant: site.master.sign(grant), reserve, ..Default::default() };
     let mut received = short.ask(Ask::Write(ask)).await.unwrap();
     match received.message.what {
         Some(short_reply::What::Writable(writable)) => (writable, received.descriptors.remove(0).into()),

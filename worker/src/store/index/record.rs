@@ -36,6 +36,9 @@ pub(crate) enum Record {
         lease: Option<LeaseId>,
         /// Whether it is a generation. If not, it is being written under the lease.
         committed: bool,
+        /// It stays taken over for editing under the lease: what it was before this generation (0: nothing), for as long
+        /// as nobody has said that this one stands.
+        edit: Option<Generation>,
     },
     /// A block is whole; the CRC-32C of each chunk.
     Block(Serial, BlockIndex, Box<[u32]>),
@@ -47,6 +50,8 @@ pub(crate) enum Record {
     Persisted(Serial),
     /// The writer of an uncommitted file is done; it only waits for its generation.
     Sealed(Serial),
+    /// What an edit has behind this byte is no longer what the file began with.
+    Cut(Serial, u64),
 }
 
 /// The first record.
@@ -72,6 +77,10 @@ pub(crate) struct FileState {
     pub(crate) lease: Option<LeaseId>,
     pub(crate) committed: bool,
     pub(crate) sealed: bool,
+    /// Of an edit: as in [`Record::Create`].
+    pub(crate) edit: Option<Generation>,
+    /// Of an edit: up to where blocks that are not in the file are those of the content that it began as.
+    pub(crate) cut: Option<u64>,
     pub(crate) blocks: BTreeMap<BlockIndex, Box<[u32]>>,
 }
 
@@ -89,8 +98,9 @@ impl IndexState {
     pub(crate) fn apply(&mut self, record: Record) {
         match record {
             Record::Header(header) => self.header = Some(header),
-            Record::Create { serial, key, spec, lease, committed } => {
-                let file = FileState { key, spec, lease, committed, sealed: false, blocks: BTreeMap::new() };
+            Record::Create { serial, key, spec, lease, committed, edit } => {
+                let blocks = BTreeMap::new();
+                let file = FileState { key, spec, lease, committed, sealed: false, edit, cut: None, blocks };
                 self.last = self.last.max(serial.0);
                 // Two blocks that finish first at the same moment both say this; the second must not undo the first.
                 let again = self.files.get_mut(&serial).filter(|f| f.key == key && f.committed && committed);
@@ -123,6 +133,11 @@ impl IndexState {
                     file.sealed = true;
                 }
             }
+            Record::Cut(serial, length) => {
+                if let Some(file) = self.files.get_mut(&serial) {
+                    file.cut = Some(file.cut.map_or(length, |known| known.min(length)));
+                }
+            }
         }
     }
 
@@ -137,10 +152,11 @@ impl IndexState {
 impl FileState {
     /// The records that say this.
     pub(crate) fn records(&self, serial: Serial) -> Vec<Record> {
-        let (key, spec, lease, committed) = (self.key, self.spec, self.lease, self.committed);
-        let mut records = vec![Record::Create { serial, key, spec, lease, committed }];
+        let (key, spec, lease, committed, edit) = (self.key, self.spec, self.lease, self.committed, self.edit);
+        let mut records = vec![Record::Create { serial, key, spec, lease, committed, edit }];
         records.extend(self.blocks.iter().map(|(index, crcs)| Record::Block(serial, *index, crcs.clone())));
         records.extend(self.sealed.then_some(Record::Sealed(serial)));
+        records.extend(self.cut.map(|length| Record::Cut(serial, length)));
         records
     }
 }
@@ -168,19 +184,23 @@ impl Record {
             Record::Removed(_) => 4,
             Record::Persisted(_) => 5,
             Record::Sealed(_) => 6,
+            Record::Cut(..) => 7,
         }
     }
 
     fn payload(&self, out: &mut Vec<u8>) {
         let mut put = |number: u64| out.extend_from_slice(&number.to_le_bytes());
         match self {
-            Record::Create { serial, key, spec, lease, committed } => {
+            Record::Create { serial, key, spec, lease, committed, edit } => {
                 let numbers = [serial.0, key.file.0, key.generation.0, spec.length, spec.group.0.0];
                 numbers.into_iter().for_each(&mut put);
                 put(lease.map_or(0, |l| l.0));
                 put(spec.block_size.bytes());
-                let flags = [spec.persisted, lease.is_some(), *committed];
+                let flags = [spec.persisted, lease.is_some(), *committed, edit.is_some()];
                 out.push(flags.iter().enumerate().fold(0, |all, (bit, set)| all | u8::from(*set) << bit));
+                if let Some(was) = edit {
+                    out.extend_from_slice(&was.0.to_le_bytes());
+                }
             }
             Record::Block(serial, index, crcs) => {
                 put(serial.0);
@@ -192,6 +212,7 @@ impl Record {
                 out.extend_from_slice(&index.0.to_le_bytes());
             }
             Record::Removed(serial) | Record::Persisted(serial) | Record::Sealed(serial) => put(serial.0),
+            Record::Cut(serial, length) => [serial.0, *length].into_iter().for_each(&mut put),
             Record::Header(header) => {
                 out.extend_from_slice(&header.format.to_le_bytes());
                 out.extend_from_slice(&header.features.to_le_bytes());
@@ -222,6 +243,7 @@ impl Record {
             4 => Record::Removed(input.serial()?),
             5 => Record::Persisted(input.serial()?),
             6 => Record::Sealed(input.serial()?),
+            7 => Record::Cut(input.serial()?, input.u64()?),
             _ => return None,
         };
         input.0.is_empty().then_some(record)
@@ -266,7 +288,8 @@ impl Input<'_> {
         let [flags] = self.take()?;
         let spec = GenerationSpec { length, block_size, group, persisted: flags & 1 != 0 };
         let lease = (flags & 2 != 0).then_some(lease);
-        Some(Record::Create { serial, key, spec, lease, committed: flags & 4 != 0 })
+        let edit = if flags & 8 != 0 { Some(Generation(self.u64()?)) } else { None };
+        Some(Record::Create { serial, key, spec, lease, committed: flags & 4 != 0, edit })
     }
 }
 
@@ -333,7 +356,9 @@ mod tests {
             group: Group(FileId(2)),
             persisted: false,
         };
-        Record::Create { serial: Serial(serial), key, spec, lease: (!committed).then_some(LeaseId(9)), committed }
+        let lease = (!committed).then_some(LeaseId(9));
+        let edit = (length % 3 == 1).then_some(Generation(length));
+        Record::Create { serial: Serial(serial), key, spec, lease, committed, edit }
     }
 
     fn any_record() -> impl Strategy<Value = Record> {
@@ -344,7 +369,8 @@ mod tests {
             (serial.clone(), 0u32..3).prop_map(|(s, i)| Record::Evicted(s, BlockIndex(i))),
             serial.clone().prop_map(Record::Removed),
             serial.clone().prop_map(Record::Persisted),
-            serial.prop_map(Record::Sealed),
+            serial.clone().prop_map(Record::Sealed),
+            (serial, 0u64..9).prop_map(|(s, l)| Record::Cut(s, l)),
         ]
     }
 

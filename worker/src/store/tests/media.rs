@@ -277,10 +277,11 @@ fn a_commit_that_was_recorded_is_finished() {
     // Under another lease it was taken over for writing, and is no copy of the generation.
     std::fs::rename(&committed, format!("{}.w77", committed.display())).unwrap();
     let (store, report) = open(tiers());
-    assert_eq!((report.adopted_files, store.uncommitted()[0].lease), (0, LeaseId(0x77)));
+    assert_eq!((report.adopted_files, store.edited()[0].lease), (0, LeaseId(0x77)));
     assert!(store.read(block(1, 0)).unwrap().is_none());
-    assert!(store.abandon(LeaseId(0x77)).unwrap());
-    assert_eq!((used(&store), cache_files(home.path()).len()), (SIDE, 0));
+    assert!(store.roll_back(LeaseId(0x77)).unwrap());
+    assert!(is_right(&store, block(1, 0)), "nothing was changed under the lease");
+    assert_eq!((used(&store), cache_files(home.path()).len()), (SIDE + MIB, 1));
 }
 
 #[test]

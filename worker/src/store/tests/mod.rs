@@ -1,6 +1,8 @@
 //! The whole store on real media. Here: what the tests share, and the everyday paths.
 
 mod crash;
+#[expect(clippy::single_range_in_vec_init, reason = "one dirty range is a list of ranges")]
+mod edits;
 mod holders;
 mod media;
 mod model;
