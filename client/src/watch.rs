@@ -27,7 +27,7 @@ pub struct Invalidated {
     pub everything: bool,
     /// The session is lost, or was just opened anew: what was said before holds no more. There is nothing to acknowledge.
     pub lost: bool,
-    /// It is by a call of this very session, which sees the outcome itself; nobody waits for the acknowledgement.
+    /// It is by a call of this very session, which sees the outcome itself. There is nothing to acknowledge.
     pub own: bool,
     /// A directory got another name. What is known by ids, or by directory and name, is as the lists below say.
     pub moved: bool,
@@ -65,7 +65,7 @@ impl Invalidated {
         }
     }
 
-    fn of(message: &v1::Invalidations, ticket: Ticket) -> Self {
+    fn of(message: &v1::Invalidations, ticket: Option<Ticket>) -> Self {
         let ids = |ids: &[u64]| ids.iter().copied().map(FileId).collect();
         let name = |child: &v1::Child| Some((FileId(child.parent), Name::new(&child.name).ok()?));
         Self {
@@ -77,7 +77,7 @@ impl Invalidated {
             names: message.names.iter().filter_map(name).collect(),
             files: ids(&message.files),
             position: Position(message.position),
-            ticket: Some(ticket),
+            ticket,
         }
     }
 }
@@ -137,9 +137,11 @@ impl Watchers {
         let mut senders = self.senders.lock();
         senders.retain(|sender| !sender.is_closed());
         let sequence = message.sequence;
-        acknowledgements.begin(sequence, senders.len() + 1);
+        let waited_for = if message.own { 0 } else { senders.len() };
+        acknowledgements.begin(sequence, waited_for + 1);
         for sender in &*senders {
-            let ticket = Ticket { acknowledgements: Arc::clone(acknowledgements), sequence };
+            let ticket = || Ticket { acknowledgements: Arc::clone(acknowledgements), sequence };
+            let ticket = (!message.own).then(ticket);
             if let Err(refused) = sender.send(Invalidated::of(message, ticket)) {
                 refused.0.acknowledge([]);
             }
@@ -248,6 +250,16 @@ mod tests {
         assert!(line.sent().is_empty(), "the second is done, but an acknowledgement is for all before it, too");
         first.acknowledge([FileId(7), FileId(9)]);
         assert_eq!(line.sent(), [(1, vec![5, 7, 9]), (2, vec![])]);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_this_session_did_itself() {
+        let mut line = line();
+        let mut watcher = line.watchers.subscribe();
+        let own = v1::Invalidations { own: true, ..message(1) };
+        line.watchers.tell(&own, Vec::new(), &line.acknowledgements);
+        assert_eq!(line.sent(), [(1, vec![])]);
+        drop(watcher.try_next().unwrap());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
     paths,
     rpc::{answer, filesystem::How},
     sessions::{Acknowledgements, Sessions},
-    state::{Command, Effect, Mount, Owner, Resolve},
+    state::{Command, Effect, EndSession, Mount, Owner, Resolve},
     tasks::Attempts,
     under::{MountRow, UnderStores},
 };
@@ -110,6 +110,25 @@ impl Master {
         let mut finished = self.core.execute(&self.under, command.into(), &Asker::server()).await?;
         self.follow(&mut finished, None).all().await;
         Ok(finished)
+    }
+
+    /// Ends a session and all that it holds: in the state first, for what it held is free then. Waits for the caches of others
+    /// and not for its own.
+    ///
+    /// # Errors
+    /// As [`Core::execute`]; the session then stays.
+    pub async fn end_session(&self, session: SessionId) -> Result<()> {
+        let mut others = None;
+        if self.core.read().has_session(session) {
+            let end = EndSession { session }.into();
+            let mut finished = self.core.execute(&self.under, end, &Asker::server()).await?;
+            others = Some(self.follow(&mut finished, None));
+        }
+        self.sessions.end(session);
+        if let Some(others) = others {
+            others.all().await;
+        }
+        Ok(())
     }
 
     /// Does what follows from an entry: tells sessions and workers, wakes tasks. What must be waited for before the entry

@@ -99,6 +99,8 @@ struct Live {
     heard: Duration,
     sent: u64,
     acknowledged: watch::Sender<u64>,
+    /// Since when it owes an acknowledgement without having sent any.
+    owes: Option<Duration>,
 }
 
 /// The live sessions.
@@ -139,6 +141,7 @@ impl Sessions {
         // What was under way on the old connection is lost: the client drops everything when it resumes.
         let sent = entry.sent;
         entry.acknowledged.send_replace(sent);
+        entry.owes = None;
         entry.connection
     }
 
@@ -166,12 +169,14 @@ impl Sessions {
         }
     }
 
-    /// The sessions whose lease is over. They stay until [`Self::end`].
+    /// The sessions whose lease is over: nothing was heard of them, or they owe an acknowledgement, for so long. They stay
+    /// until [`Self::end`].
     #[must_use]
     pub fn expired(&self) -> Vec<SessionId> {
         let now = self.clock.monotonic();
         let live = self.live.lock();
-        live.iter().filter(|(_, l)| now.saturating_sub(l.heard) > self.lease).map(|(id, _)| *id).collect()
+        let over = |since: Duration| now.saturating_sub(since) > self.lease;
+        live.iter().filter(|(_, l)| over(l.heard) || l.owes.is_some_and(over)).map(|(id, _)| *id).collect()
     }
 
     /// A session is over: whoever waits for it waits no more.
@@ -213,14 +218,18 @@ impl Sessions {
             open.entry(file).or_default().insert(session);
         }
         drop(open);
+        let now = self.clock.monotonic();
         if let Some(live) = self.live.lock().get_mut(&session) {
-            live.acknowledged.send_if_modified(|known| {
+            let newer = live.acknowledged.send_if_modified(|known| {
                 let newer = sequence > *known && sequence <= live.sent;
                 if newer {
                     *known = sequence;
                 }
                 newer
             });
+            if newer {
+                live.owes = (sequence < live.sent).then_some(now);
+            }
         }
     }
 
@@ -236,6 +245,7 @@ impl Sessions {
         let mut waits = Vec::new();
         if !touched.is_empty() {
             let message = touched.message(position);
+            let now = self.clock.monotonic();
             let mut live = self.live.lock();
             let told = {
                 let interest = self.interest.lock();
@@ -246,6 +256,7 @@ impl Sessions {
                 let Some(entry) = live.get_mut(&session) else { continue };
                 let own = Some(session) == by;
                 let sequence = entry.tell(v1::Invalidations { own, ..message.clone() });
+                entry.owes.get_or_insert(now);
                 if Some(session) != by {
                     waits.push((entry.acknowledged.subscribe(), sequence));
                 }
@@ -257,7 +268,7 @@ impl Sessions {
 
 impl Live {
     fn silent_since(now: Duration) -> Self {
-        Self { replies: None, connection: 0, heard: now, sent: 0, acknowledged: watch::Sender::new(0) }
+        Self { replies: None, connection: 0, heard: now, sent: 0, acknowledged: watch::Sender::new(0), owes: None }
     }
 
     /// Sends an invalidation. A session without a connection is waited for until it resumes or ends.
@@ -409,6 +420,28 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!((own(&mut maker), own(&mut reader)), (true, false));
+    }
+
+    #[test]
+    fn a_session_that_acknowledges_nothing_is_over_although_it_speaks() {
+        let clock = ManualClock::at(Timestamp(0));
+        let sessions = Sessions::new(clock.clone(), LEASE);
+        let mut reader = connect(&sessions, 2);
+        let _wait = [(); 2].map(|()| sessions.invalidate(&touched(), Position(3), None));
+        let (first, second) = (sequence(&mut reader), sequence(&mut reader));
+        let half_a_lease = || {
+            clock.advance(LEASE * 2 / 3);
+            sessions.heard(SessionId(2));
+        };
+        half_a_lease();
+        sessions.acknowledge(SessionId(2), first, []);
+        half_a_lease();
+        assert!(sessions.expired().is_empty(), "it is slow, but it goes on");
+        half_a_lease();
+        assert_eq!(sessions.expired(), [SessionId(2)]);
+        sessions.acknowledge(SessionId(2), second, []);
+        half_a_lease();
+        assert!(sessions.expired().is_empty(), "it owes nothing");
     }
 
     #[test]

@@ -275,6 +275,10 @@ impl<L: Layer> UnderStore for Layered<L> {
         self.pass(Operation::Xattrs, self.inner.xattrs(path))
     }
 
+    fn sync_directory<'a>(&'a self, directory: &'a ObjectPath) -> BoxFuture<'a, Result<()>> {
+        self.pass(Operation::SyncDirectory, self.inner.sync_directory(directory))
+    }
+
     fn set_xattr<'a>(
         &'a self,
         path: &'a ObjectPath,

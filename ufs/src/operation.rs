@@ -78,6 +78,8 @@ operations! {
     Xattrs, "xattrs", false;
     /// `set_xattr`
     SetXattr, "set_xattr", true;
+    /// `sync_directory`
+    SyncDirectory, "sync_directory", false;
     /// `plant_proof`, `remove_proof`
     PlantProof, "plant_proof", true;
     /// `read_proof`

@@ -289,6 +289,12 @@ pub trait UnderStore: Debug + Send + Sync + 'static {
         unsupported(self, "extended attributes")
     }
 
+    /// Makes what has happened to names in a directory survive a power cut. A store that acknowledges nothing before it is
+    /// safe has nothing to do.
+    fn sync_directory<'a>(&'a self, _directory: &'a ObjectPath) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Puts something where another server that really sees the same store finds it, and nobody else can guess it.
     fn plant_proof<'a>(&'a self, name: &'a Name, content: &'a [u8]) -> BoxFuture<'a, Result<()>>;
 

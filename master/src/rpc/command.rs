@@ -109,6 +109,17 @@ pub fn directory(what: &What) -> Option<FileId> {
     at.as_ref().map(|child| FileId(child.parent))
 }
 
+/// Whether a command makes something under a name that must be free.
+#[must_use]
+pub fn is_new(what: &What) -> bool {
+    match what {
+        What::CreateDirectory(m) => !m.allow_exists,
+        What::CreateFile(m) => !m.overwrite,
+        What::Symlink(_) | What::MakeSpecial(_) => true,
+        _ => false,
+    }
+}
+
 /// The file that a command names by its id, where its attributes are the answer.
 #[must_use]
 pub fn about(what: &What) -> Option<FileId> {

@@ -129,7 +129,7 @@ impl file_system_server::FileSystem for FileSystemService {
 
     async fn get_space(&self, request: Request<v1::SpaceRequest>) -> Result<Response<v1::Space>, Status> {
         self.0.greet(request.metadata())?;
-        respond(space(&self.0, FileId(request.into_inner().id)))
+        respond(space(&self.0, FileId(request.into_inner().id)).await)
     }
 
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
@@ -140,6 +140,9 @@ impl file_system_server::FileSystem for FileSystemService {
             let position =
                 if asked.position == 0 { journal.last() } else { Position(asked.position).min(journal.last()) };
             self.0.core.wait_durable(position, self.0.core.deadline()).await?;
+            if asked.directory != 0 {
+                self.0.stores.sync_directory(FileId(asked.directory), self.0.core.deadline()).await?;
+            }
             Ok(v1::SyncReply { durable: journal.durable().borrow().0 })
         };
         respond(reply.await)
@@ -172,12 +175,13 @@ fn xattrs(state: &State, file: FileId, name: &[u8], caller: &Caller) -> Result<v
     Ok(v1::XattrReply { attributes: state.xattrs(file).iter().filter(wanted).map(attribute).collect() })
 }
 
-fn space(master: &Master, file: FileId) -> Result<v1::Space> {
-    let state = master.core.read();
-    let (mount, files) = (state.mount_of(file).map(|mount| (mount.id, mount.read_only)), state.inodes() as u64);
-    drop(state);
+async fn space(master: &Master, file: FileId) -> Result<v1::Space> {
+    let (mount, files) = {
+        let state = master.core.read();
+        (state.mount_of(file).map(|mount| (mount.id, mount.read_only)), state.inodes() as u64)
+    };
     let (id, read_only) = mount.unwrap_or((MountId::ROOT, false));
-    let space = master.stores.mounts().get(id)?.space();
+    let space = master.stores.room(id).await?;
     Ok(v1::Space { total: space.total, free: space.free, files, read_only })
 }
 
@@ -230,8 +234,7 @@ const SIBLINGS: usize = 200;
 const SIBLINGS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers for the files beside one too, as far as they are known: those after it, and then those from the beginning, for
-/// a walk may go in any order. The session's interest in the directory has been recorded with the first, so they are as
-/// good as that for as long.
+/// a walk may go in any order. The session's interest in the directory has been recorded with the first.
 fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found: Found, reply: &mut v1::OpenReply) {
     let name = reply.status.as_ref().map(|status| status.name.clone()).unwrap_or_default();
     let next: Vec<FileId> = {
@@ -249,9 +252,17 @@ fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found:
     for file in next {
         if let Ok(mut sibling) = answer::open(master, greeting, near, file) {
             sibling.parent = found.parent.0;
-            sibling.validity = Some(found.validity);
+            sibling.validity = Some(Finder { master, greeting }.kept(found.parent, file));
             answer::adopt(reply, sibling);
         }
+    }
+}
+
+fn said(validity: Validity) -> v1::Validity {
+    match validity {
+        Validity::Session => v1::Validity { session: true, ms: 0 },
+        Validity::For(time) if time < Duration::from_millis(1) => v1::Validity::default(),
+        Validity::For(time) => v1::Validity { session: true, ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) },
     }
 }
 
@@ -313,7 +324,7 @@ impl Finder<'_> {
         // First of all, so that whatever is found cannot get another meaning unheard.
         let known = self.interest(directory);
         let file = self.master.look_up_child(directory, name, caller).await?;
-        let validity = if known { self.validity(directory) } else { v1::Validity::default() };
+        let validity = if known { self.kept(directory, file) } else { v1::Validity::default() };
         Ok(Found { file, parent: directory, validity })
     }
 
@@ -333,20 +344,20 @@ impl Finder<'_> {
         let parents = self.master.core.read().parents(file);
         let parent = parents.first().copied().unwrap_or(file);
         let known = self.interest(parent);
-        let validity = if known { self.validity(parent) } else { v1::Validity::default() };
+        let validity = if known { self.kept(parent, file) } else { v1::Validity::default() };
         Found { file, parent, validity }
+    }
+
+    /// How long what is told of an inode may be used under a name in this directory, in which the session's interest is
+    /// recorded.
+    pub(crate) fn kept(self, directory: FileId, file: FileId) -> v1::Validity {
+        said(self.master.stores.kept(directory, file))
     }
 
     /// How long what is told of names in a directory may be used: what freshness says, where that is known at once.
     pub(crate) fn validity(self, directory: FileId) -> v1::Validity {
         let fresh = self.master.stores.ensure_listing_fresh(directory, self.master.core.deadline()).now_or_never();
-        match fresh {
-            Some(Ok(Validity::Session)) => v1::Validity { session: true, ms: 0 },
-            Some(Ok(Validity::For(time))) => {
-                v1::Validity { session: true, ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
-            }
-            _ => v1::Validity::default(),
-        }
+        fresh.and_then(Result::ok).map_or_else(v1::Validity::default, said)
     }
 
     /// Records the session's interest in a directory; false when what is told of it must not be cached.

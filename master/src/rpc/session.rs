@@ -26,7 +26,7 @@ use crate::{
     core::{Asker, Finished},
     master::Master,
     sessions::{Acknowledgements, Replies, reply},
-    state::{Command, EndSession, OpenSession, Outcome, Request, SLOTS},
+    state::{Command, OpenSession, Outcome, Request, SLOTS},
 };
 
 /// The stream of replies.
@@ -91,7 +91,13 @@ async fn connect(
     };
     // The greeting goes first on the stream, and nothing that is told from now on is missed.
     let number = master.sessions.attach(session, replies.clone(), reply(Reply::Opened(opened)));
-    Ok(Connection { master: Arc::clone(master), session, number, greeting: greeting.clone(), replies: replies.clone() })
+    Ok(Connection {
+        master: Arc::clone(master),
+        session,
+        number,
+        greeting: Greeting { session, ..greeting.clone() },
+        replies: replies.clone(),
+    })
 }
 
 async fn new_session(master: &Arc<Master>, program: String) -> Result<SessionId> {
@@ -127,10 +133,9 @@ impl Connection {
     }
 
     async fn close(&self) {
-        if let Err(error) = self.master.execute(EndSession { session: self.session }).await {
+        if let Err(error) = self.master.end_session(self.session).await {
             tracing::warn!(%error, session = self.session.0, "a session could not be ended; it ends with its lease");
         }
-        self.master.sessions.end(self.session);
     }
 
     fn calls(self: &Arc<Self>, calls: Vec<v1::Call>) {
@@ -165,6 +170,7 @@ impl Connection {
         // Before the state is read for the answer, so that no later change is missed.
         if let Some(directory) = ticket.directory {
             ticket.known = self.finder().interest(directory);
+            ticket.before = self.master.stores.before();
         }
         if self.master.must_look_first(&command) {
             return Ok(Begun::Later(Asked::One(command), asker));
@@ -251,15 +257,21 @@ struct Ticket {
     known: bool,
     /// The file whose attributes change: its status is the answer.
     about: Option<FileId>,
+    /// The time before it was begun.
+    before: Duration,
+    /// Whether it makes something under a free name.
+    is_new: bool,
 }
 
 impl Ticket {
     fn of(call: &v1::Call, master: &Master) -> Self {
-        let (prefer, holders, directory, known, about) = (None, Vec::new(), None, false, None);
+        let (prefer, holders, directory, known, about, before) = (None, Vec::new(), None, false, None, Duration::ZERO);
         let v1::Call { slot, number, durable, .. } = *call;
-        let mut ticket = Self { slot, number, durable, prefer, holders, directory, known, about };
+        let mut ticket =
+            Self { slot, number, durable, prefer, holders, directory, known, about, before, is_new: false };
         if let Some(what) = call.command.as_ref().and_then(|command| command.what.as_ref()) {
             ticket.about = command::about(what);
+            ticket.is_new = command::is_new(what);
             let parent = |file| master.core.read().parents(file).first().copied().unwrap_or(file);
             ticket.directory = command::directory(what).or_else(|| ticket.about.map(parent));
         }
@@ -286,11 +298,17 @@ impl Ticket {
     }
 
     /// How long a status in the answer may be kept, and the directory that it is under.
-    fn validity(&self, connection: &Connection) -> (Option<v1::Validity>, u64) {
-        match self.directory.filter(|_| self.known) {
-            Some(directory) => (Some(connection.finder().validity(directory)), directory.0),
-            None => (None, 0),
+    fn validity(&self, connection: &Connection, outcome: &v1::outcome::Result) -> (Option<v1::Validity>, u64) {
+        let status = match outcome {
+            v1::outcome::Result::Status(status) => Some(status),
+            v1::outcome::Result::Created(created) => created.status.as_ref(),
+            _ => None,
+        };
+        let Some((directory, status)) = self.directory.filter(|_| self.known).zip(status) else { return (None, 0) };
+        if self.is_new {
+            connection.master.stores.made(FileId(status.id), self.before);
         }
+        (Some(connection.finder().kept(directory, FileId(status.id))), directory.0)
     }
 }
 
@@ -320,7 +338,7 @@ impl Batch {
             _ => answer::outcome(master, &connection.greeting, ticket.prefer, outcome),
         };
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
-        let (validity, parent) = ticket.validity(connection);
+        let (validity, parent) = ticket.validity(connection, &result);
         let outcome = ticket.outcome(finished.position, result);
         self.outcomes.push(v1::Outcome { validity, parent, ..outcome });
     }

@@ -102,7 +102,7 @@ impl SetAttributes {
         if let Some(mode) = self.mode {
             planner.owns(inode)?;
             let gid = self.gid.unwrap_or(inode.gid());
-            let keeps = caller.is_root() || inode.is_directory() || caller.gids.contains(&gid);
+            let keeps = caller.is_root() || caller.gids.contains(&gid);
             return Ok(Some(mode & 0o7777 & if keeps { !0 } else { !0o2000 }));
         }
         let mode = inode.mode();

@@ -382,6 +382,9 @@ impl<'a> Planner<'a> {
         let caller = &self.context.caller;
         let inherits = parent.mode & 0o2000 != 0;
         let directory = kind.is_directory();
+        // A group's programs are made by its members only.
+        let foreign = inherits && !caller.is_root() && !caller.gids.contains(&parent.gid);
+        let mode = if !directory && foreign && mode & 0o010 != 0 { mode & !0o2000 } else { mode };
         let now = self.now();
         let mut record = InodeRecord {
             mode: mode & 0o7777 | if inherits && directory { 0o2000 } else { 0 },

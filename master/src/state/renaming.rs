@@ -56,6 +56,12 @@ impl Plan for Rename {
         }
         planner.may_move(&from, inode)?;
         planner.may_change(&to)?;
+        if from.parent.id() != to.parent.id() {
+            // Its entry `..` changes, too.
+            let other = to.inode.filter(|_| self.mode == RenameMode::Exchange);
+            let moved = [Some(inode), other].into_iter().flatten().filter(|inode| inode.is_directory());
+            moved.into_iter().try_for_each(|directory| planner.may(directory, 2))?;
+        }
         if planner.state.tree.contains(inode.id(), to.parent.id()) && inode.is_directory() {
             return refuse(ErrorKind::Invalid, &about, "a directory cannot go below itself");
         }

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use larder_common::{FileId, Result, file::TtlAction};
 
-use crate::{
-    master::Master,
-    state::{EndSession, TtlExpired},
-};
+use crate::{master::Master, state::TtlExpired};
 
 /// The most files of one round whose time is over.
 const BATCH: usize = 1000;
@@ -15,11 +12,11 @@ const BATCH: usize = 1000;
 /// Ends sessions that have been silent for their lease, in the state first: what they held is free then.
 pub(super) async fn sessions(master: Arc<Master>) -> Result<()> {
     for session in master.sessions.expired() {
-        tracing::info!(session = session.0, "a session has been silent for its lease and ends");
-        if master.core.read().has_session(session) {
-            master.execute(EndSession { session }).await?;
-        }
-        master.sessions.end(session);
+        tracing::info!(
+            session = session.0,
+            "a session has been silent, or has acknowledged nothing, for its lease and ends"
+        );
+        master.end_session(session).await?;
     }
     Ok(())
 }

@@ -72,6 +72,27 @@ pub(super) async fn child(shared: &Arc<Shared>, directory: FileId, name: &Name, 
     walk.name(&known, &path, name.as_bytes()).await.map(|(_, validity)| validity)
 }
 
+/// How long what is known of a name may be kept, as things are; nothing is looked at.
+pub(super) fn kept(shared: &Shared, directory: FileId, file: FileId) -> Validity {
+    let (above, known) = (shared.ledger.known(directory), shared.ledger.known(file));
+    let is_stored = |known: &Known| known.stored || known.mount_point;
+    match (above.filter(is_stored), known.filter(|known| known.stored && !known.mount_point)) {
+        (Some(_), Some(_)) => {}
+        // Nobody else changes what is in no under store.
+        _ => return Validity::Session,
+    }
+    let Some((mount, path)) = shared.ledger.place(directory) else { return Validity::Session };
+    let Ok(mount) = shared.mounts.get(mount) else { return Validity::For(Duration::ZERO) };
+    let (policy, nature, last) = (mount.policy(), mount.nature(), shared.looks.last(directory, file));
+    let since = shared.watched(mount.row().id).and_then(|watched| watched.since(&path.0));
+    let watched = matches!((since, last), (Some(since), Some(last)) if last >= since);
+    let rule = rule(policy, &nature, watched);
+    match is_due(rule, last, shared.now()) {
+        true => Validity::For(Duration::ZERO),
+        false => validity(rule, last, shared.now()),
+    }
+}
+
 /// Brings the names in a directory up to date, if they are known at all.
 ///
 /// # Errors

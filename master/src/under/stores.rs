@@ -10,7 +10,7 @@ use std::{
 };
 
 use larder_common::{Error, ErrorKind, FileId, FileKind, FsPath, MountId, Name, Result, clock::Clock};
-use larder_ufs::{ObjectPath, ObjectStatus};
+use larder_ufs::{ObjectPath, ObjectStatus, Space};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -33,6 +33,8 @@ use super::{
 };
 use crate::state::{IntentId, NeedsLoad, Operation, Relative, UnderAction, UnderResult};
 
+/// How long room in a store is waited for.
+const ROOM: Duration = Duration::from_secs(1);
 /// The option of a mount that says what becomes of symbolic links that leave its store: `keep` (default) or `refuse`.
 pub const OUTSIDE_LINKS: &str = "links.outside";
 /// How often space is asked for and what nobody owns is swept.
@@ -336,6 +338,23 @@ impl UnderStores {
         refresh::child(&self.shared, directory, name, deadline).await
     }
 
+    /// How long what is known of an inode may be kept under a name in this directory, as things are. Nothing is looked at.
+    #[must_use]
+    pub fn kept(&self, directory: FileId, file: FileId) -> Validity {
+        refresh::kept(&self.shared, directory, file)
+    }
+
+    /// The time before a change, for [`Self::made`].
+    #[must_use]
+    pub fn before(&self) -> Duration {
+        self.shared.now()
+    }
+
+    /// Something was made by a command that was begun at `before`: its name was free then, so this is as good as a look.
+    pub fn made(&self, file: FileId, before: Duration) {
+        self.shared.looks.looked(file, before);
+    }
+
     /// The same for the names in a directory, before it is listed.
     ///
     /// # Errors
@@ -355,6 +374,36 @@ impl UnderStores {
         let Some(known) = known_at(&*self.shared.ledger, mount.row(), &above) else { return Ok(()) };
         let spot = Spot { mount, directory: known.file, path: above, name: Name::new(name)? };
         look::look(&self.shared, &spot, deadline).await.map(drop)
+    }
+
+    /// How much room there is in a mount's store now; where it does not answer, as last seen.
+    ///
+    /// # Errors
+    /// `NotFound` for a mount that is no more.
+    pub async fn room(&self, mount: MountId) -> Result<Space> {
+        let mount = self.shared.mounts.get(mount)?;
+        if let Ok(store) = mount.store() {
+            let deadline = Instant::now() + ROOM;
+            if let Ok(space) = mount.call(deadline, store.space()).await {
+                mount.set_space(space);
+            }
+        }
+        Ok(mount.space())
+    }
+
+    /// Makes what has happened to the names of a directory survive a power cut, as far as it is in an under store.
+    ///
+    /// # Errors
+    /// The store's, `Deadline`.
+    pub async fn sync_directory(&self, directory: FileId, deadline: Instant) -> Result<()> {
+        let known = self.shared.ledger.known(directory);
+        if known.is_none_or(|known| !known.directory || !(known.stored || known.mount_point)) {
+            return Ok(());
+        }
+        let Some((mount, path)) = self.shared.ledger.place(directory) else { return Ok(()) };
+        let mount = self.shared.mounts.get(mount)?;
+        let (store, path) = (mount.store()?, naming::object(&path)?);
+        mount.call(deadline, store.sync_directory(&path)).await
     }
 
     /// Destroys a temporary that is over. One that cannot be reached now goes with a later sweep.

@@ -39,6 +39,7 @@ use self::{
     listing::Rests,
     pool::{Pool, Progress},
     root::{Private, Root},
+    syscalls::failure,
 };
 use crate::{
     Attributes, BoxFuture, Capabilities, Content, Errand, Fetched, ListPage, ObjectPath, ObjectStatus, OpenOptions,
@@ -353,6 +354,14 @@ impl UnderStore for LocalStore {
     ) -> BoxFuture<'a, Result<ObjectStatus>> {
         let path = path.clone();
         self.run(move |root, _| attributes::set_attributes(root, &path, &attributes))
+    }
+
+    fn sync_directory<'a>(&'a self, directory: &'a ObjectPath) -> BoxFuture<'a, Result<()>> {
+        let directory = directory.clone();
+        self.run(move |root, _| {
+            let held = root.directory(&directory)?;
+            root::sync_directory(held.as_fd()).map_err(|errno| failure(errno, &directory))
+        })
     }
 
     fn xattrs<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<Xattrs>> {
