@@ -8,6 +8,7 @@ pub mod book;
 pub mod cluster;
 pub mod config;
 pub mod core;
+pub mod edits;
 pub mod interest;
 pub mod journal;
 pub mod keys;

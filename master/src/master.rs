@@ -10,27 +10,28 @@ use std::{
 
 use futures_util::FutureExt;
 use larder_common::{
-    Caller, ClusterId, Error, ErrorKind, FileId, FileKind, FsPath, Generation, Medium, MountId, Name, Position, Result,
-    SessionId, Timestamp, WorkerId,
+    Caller, ClusterId, Error, ErrorKind, FileId, FileKind, FsPath, Generation, LeaseId, Medium, MountId, Name,
+    Position, Result, SessionId, Timestamp, WorkerId,
 };
 use larder_proto::{
     Greeting,
     v1::{self, order},
 };
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
     cluster::{BlockSet, Holding, Links, Locations, Registry, WorkerSlot},
     config::{Authentication, MasterConfig},
     core::{Asker, Core, Finished, Under},
+    edits::Turns,
     keys::Keys,
     paths,
     rpc::{answer, filesystem::How},
     sessions::{Acknowledgements, Sessions},
     state::{Command, Effect, EndSession, Mount, Owner, Resolve},
-    tasks::Attempts,
+    tasks::{Attempts, Drifting},
     under::{MountRow, UnderStores},
 };
 
@@ -65,6 +66,14 @@ pub struct Master {
     pub reported: Notify,
     /// Attempts to persist.
     pub attempts: Mutex<Attempts>,
+    /// Commits of edits, one at a time for each lease.
+    pub turns: Turns,
+    /// Counts the edits that were given up or ended.
+    pub edits_free: watch::Sender<u64>,
+    /// Edits whose session has ended.
+    pub drifting: Drifting,
+    /// Wakes the task that decides about edits whose session has ended.
+    pub adrift: Arc<Notify>,
     /// Where the newest checkpoint is.
     pub checkpoint: Mutex<Position>,
     /// When this master started.
@@ -151,6 +160,12 @@ impl Master {
             }),
             Effect::PersistPending { .. } => self.pending.notify_one(),
             Effect::ReclaimPending => self.reclaim.notify_one(),
+            Effect::EditOver { lease, file, generation } => self.edit_over(lease, file, generation),
+            Effect::EditFree(lease) => {
+                self.sessions.given_up(lease);
+                self.edits_free.send_modify(|count| *count += 1);
+            }
+            Effect::Adrift(_) => self.adrift.notify_one(),
             Effect::TemporaryOver(temporary) => {
                 let stores = self.stores.clone();
                 tokio::spawn(async move { stores.destroy_temporary(temporary.mount, &temporary.name).await });
@@ -169,6 +184,12 @@ impl Master {
             true => order::What::Forget(v1::OrderForget { file: file.0, generation: generation.0, lease: 0 }),
             false => order::What::Free(v1::OrderFree { file: file.0, generation: generation.0, forced: true }),
         });
+    }
+
+    /// What was written under an edit is over: who has it goes back to what it began with.
+    fn edit_over(&self, lease: LeaseId, file: FileId, generation: Generation) {
+        let forget = v1::OrderForget { file: file.0, generation: generation.0, lease: lease.0 };
+        self.tell_holders(file, generation, |_| order::What::Forget(forget));
     }
 
     fn tell_holders(&self, file: FileId, generation: Generation, what: impl Fn(bool) -> order::What) {
@@ -349,6 +370,21 @@ impl Master {
             };
             self.locations.report(slot, (file, generation), vec![holding]);
         }
+    }
+
+    /// Takes a worker's word that it keeps these blocks of the committed version (none named: all), until it reports them.
+    pub fn holds(&self, file: FileId, generation: Generation, worker: WorkerSlot, runs: &[v1::BlockRun]) {
+        let content = answer::content(&self.core.read(), file).filter(|content| content.generation == generation);
+        let Some(content) = content else { return };
+        let count = content.block_size.count(content.length);
+        let blocks = match runs {
+            [] => BlockSet::Run { first: 0, count },
+            runs => BlockSet::from_runs(runs, count),
+        };
+        let round = self.registry.lock().get(worker).map_or(0, |record| record.round);
+        let (medium, persisted) = (Medium::Mem, content.persisted);
+        let holding = Holding { worker, medium, blocks, persisted, lease: None, round };
+        self.locations.report(worker, (file, generation), vec![holding]);
     }
 
     /// Frees the cached blocks of a file. False when there are none, or it is pinned and not forced. Content that is not

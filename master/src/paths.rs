@@ -12,6 +12,7 @@ pub fn named(command: &Command) -> Vec<&FsPath> {
         Command::Symlink(c) => places(&[&c.place]),
         Command::MakeSpecial(c) => places(&[&c.place]),
         Command::CreateFile(c) => places(&[&c.place]),
+        Command::EditFile(c) => targets(&[&c.target]),
         Command::CreateComplete(c) => places(&[&c.create.place]),
         Command::Rename(c) => places(&[&c.from, &c.to]),
         Command::Remove(c) => places(&[&c.place]),

@@ -21,7 +21,10 @@ use larder_proto::{
 };
 use larder_ufs::{OpenOptions, UnderStore};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::server::TcpIncoming};
 
@@ -30,6 +33,7 @@ use crate::{
     cluster::{Links, Locations, Registry},
     config::MasterConfig,
     core::{Asker, Core, Step, Under},
+    edits::{self, Turns},
     journal::{self, EmbeddedJournal, Journal},
     keys::Keys,
     master::{Master, examine},
@@ -82,6 +86,10 @@ impl Server {
             reclaim: Arc::default(),
             reported: Notify::new(),
             attempts: Mutex::default(),
+            turns: Turns::default(),
+            edits_free: watch::Sender::new(0),
+            adrift: Arc::default(),
+            drifting: tasks::Drifting::default(),
             checkpoint: Mutex::new(recovered.checkpoint),
             started: clock.now(),
             started_monotonic: clock.monotonic(),
@@ -93,6 +101,16 @@ impl Server {
                 // Nobody is answered, so nobody waits for the acknowledgements.
                 drop(master.follow(&mut finished, None));
             }
+        });
+        let weak = Arc::downgrade(&master);
+        book.patch_by(move |asked| {
+            let master = weak.upgrade();
+            Box::pin(async move {
+                match master {
+                    Some(master) => edits::patch(&master, asked).await,
+                    None => Err(Error::new(ErrorKind::Unavailable, "the master is stopping")),
+                }
+            })
         });
         Ok(Self { master })
     }

@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use larder_common::{FileId, Position, SessionId, clock::Clock};
+use larder_common::{FileId, LeaseId, Position, SessionId, clock::Clock};
 use larder_proto::v1::{self, session_reply::What};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -93,6 +93,8 @@ impl Touched {
 
 #[derive(Debug)]
 struct Live {
+    /// Write leases that others ask for, so that they are asked for again on a new connection.
+    recalled: Vec<LeaseId>,
     replies: Option<Replies>,
     /// Which connection `replies` belongs to: one that has been replaced must not detach its successor.
     connection: u64,
@@ -142,7 +144,41 @@ impl Sessions {
         let sent = entry.sent;
         entry.acknowledged.send_replace(sent);
         entry.owes = None;
+        let leases: Vec<u64> = entry.recalled.iter().map(|lease| lease.0).collect();
+        if !leases.is_empty() {
+            entry.tell(v1::Invalidations { leases, ..v1::Invalidations::default() });
+        }
         entry.connection
+    }
+
+    /// Asks a session to give up a write lease. It is asked once, and again when it comes back on a new connection, until
+    /// [`Sessions::given_up`].
+    pub fn recall(&self, session: SessionId, lease: LeaseId) {
+        if let Some(live) = self.live.lock().get_mut(&session).filter(|live| !live.recalled.contains(&lease)) {
+            live.recalled.push(lease);
+            live.tell(v1::Invalidations { leases: vec![lease.0], ..v1::Invalidations::default() });
+        }
+    }
+
+    /// Whether a session is to give up a write lease.
+    #[must_use]
+    pub fn is_recalled(&self, session: SessionId, lease: LeaseId) -> bool {
+        self.live.lock().get(&session).is_some_and(|live| live.recalled.contains(&lease))
+    }
+
+    /// A write lease is over: nobody asks for it any more.
+    pub fn given_up(&self, lease: LeaseId) {
+        for live in self.live.lock().values_mut() {
+            live.recalled.retain(|other| *other != lease);
+        }
+    }
+
+    /// Whether another session than `by` may know something of these directories.
+    #[must_use]
+    pub fn others_know(&self, directories: &FxHashSet<FileId>, by: Option<SessionId>) -> bool {
+        let live = self.live.lock();
+        let know = self.interest.lock().of(directories);
+        know.into_iter().any(|session| Some(session) != by && live.contains_key(&session))
     }
 
     /// A connection has ended. The session lives on until its lease is over.
@@ -268,7 +304,8 @@ impl Sessions {
 
 impl Live {
     fn silent_since(now: Duration) -> Self {
-        Self { replies: None, connection: 0, heard: now, sent: 0, acknowledged: watch::Sender::new(0), owes: None }
+        let acknowledged = watch::Sender::new(0);
+        Self { recalled: Vec::new(), replies: None, connection: 0, heard: now, sent: 0, acknowledged, owes: None }
     }
 
     /// Sends an invalidation. A session without a connection is waited for until it resumes or ends.

@@ -5,15 +5,15 @@
 
 use bytes::Bytes;
 use larder_common::{
-    BlockIndex, BlockSize, Error, ErrorKind, FileId, FileStatus, Generation, LeaseId, MountId, Persistence, Result,
-    WorkerId, WriteType,
+    BlockIndex, BlockSize, Error, ErrorKind, FileId, FileStatus, Fingerprint, Generation, LeaseId, MountId,
+    Persistence, Result, WorkerId, WriteType,
 };
-use larder_proto::{Grant, Greeting, WriteRight, convert, v1};
+use larder_proto::{Base, Grant, Greeting, WriteRight, convert, v1};
 
 use crate::{
     cluster::{Candidate, Holding, Registry, WorkerSlot, placement},
     master::Master,
-    state::{Outcome, State, Temporary},
+    state::{Outcome, State, Temporary, WriteLease},
 };
 
 /// The content of a file as grants and placement need it.
@@ -115,6 +115,44 @@ pub fn persist_grant(master: &Master, file: FileId, generation: Generation, temp
     Ok(sign(master, &grant))
 }
 
+/// A version of a file that is not committed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The file.
+    pub file: FileId,
+    /// The version.
+    pub generation: Generation,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The size of its blocks.
+    pub block_size: BlockSize,
+}
+
+/// A grant to bring a sealed version of an edit into the under store: into a temporary, synced or not, or into the object
+/// that looks like this.
+///
+/// # Errors
+/// `NotFound`.
+pub fn edit_grant(
+    master: &Master,
+    version: Version,
+    lease: &WriteLease,
+    (temporary, sync): (Option<&Temporary>, bool),
+    object: Option<Fingerprint>,
+) -> Result<Bytes> {
+    let right = WriteRight {
+        lease: lease.id,
+        write_type: lease.write_type,
+        temporary: temporary.map(|temporary| temporary.name.clone().into()).unwrap_or_default(),
+        sync,
+        base: None,
+    };
+    let Version { file, generation, length, block_size } = version;
+    let known = unsigned_grant(&master.core.read(), file, Some(right))?;
+    let grant = Grant { generation, length, block_size, fingerprint: object, persisted: false, ..known };
+    Ok(sign(master, &grant))
+}
+
 /// What a call is answered.
 ///
 /// # Errors
@@ -152,29 +190,58 @@ struct Writing {
 }
 
 fn created(master: &Master, greeting: &Greeting, prefer: Option<WorkerId>, writing: Writing) -> Result<v1::Created> {
-    let (status, mut grant, write_type) = {
+    let (status, mut grant, lease) = {
         let state = master.core.read();
         let lease = state.lease(writing.lease).ok_or_else(|| gone(writing.file))?;
-        (status(master, &state, writing.file)?, unsigned_grant(&state, writing.file, None)?, lease.write_type)
+        (status(master, &state, writing.file)?, unsigned_grant(&state, writing.file, None)?, lease)
     };
+    // An edit describes what it begins as, if that is what is there: others may have changed it since.
+    let base = lease.base.filter(|(base, _)| *base == grant.generation);
+    if base.is_none() {
+        (grant.length, grant.fingerprint, grant.persisted) = (0, None, false);
+    }
+    let committed = (writing.file, grant.generation);
     grant.generation = writing.generation;
-    grant.length = 0;
-    grant.fingerprint = None;
-    grant.persisted = false;
     grant.write = Some(WriteRight {
         lease: writing.lease,
-        write_type,
+        write_type: lease.write_type,
         temporary: writing.temporary.map(|temporary| temporary.name.into()).unwrap_or_default(),
         sync: true,
-        base: None,
+        base: base.map(|(generation, length)| Base { generation, length }),
     });
+    let holders = if base.is_some() { master.locations.holders(committed) } else { Vec::new() };
     let copies = usize::try_from(status.replication_min.max(1)).unwrap_or(1);
     let wanted = placement::Wanted { near: prefer, locality: &greeting.locality };
     let registry = master.registry.lock();
-    let workers = placement::to_write(writing.file, copies, &wanted, &registry.candidates(grant.mount));
+    let live = registry.candidates(grant.mount);
+    let placed = placement::to_write(writing.file, copies, &wanted, &live);
+    let near = prefer.and_then(|id| registry.slot(id)).filter(|slot| live.iter().any(|c| c.slot == *slot));
+    let is_live = |slot: &WorkerSlot| registry.get(*slot).is_some_and(|record| record.live);
+    let workers = editors(&grant, near, holders, placed).into_iter().filter(is_live).collect::<Vec<_>>();
     // None at all is no failure: the file has been begun, and whoever holds the lease decides whether to wait.
     let workers = workers.iter().filter_map(|slot| address(&registry, *slot)).collect();
     Ok(v1::Created { status: Some((&status).into()), lease: writing.lease.0, grant: sign(master, &grant), workers })
+}
+
+/// The workers to write at, the first first. Of an edit: who holds most of what it begins as, for that may be nowhere else;
+/// where the under store has it too, a worker whose socket the client can open before all others.
+fn editors(grant: &Grant, near: Option<WorkerSlot>, holders: Vec<Holding>, placed: Vec<WorkerSlot>) -> Vec<WorkerSlot> {
+    let mut held: Vec<(u32, WorkerSlot)> = Vec::new();
+    for holding in holders.iter().filter(|holding| holding.lease.is_none()) {
+        match held.iter_mut().find(|(_, worker)| *worker == holding.worker) {
+            Some((count, _)) => *count += holding.blocks.len(),
+            None => held.push((holding.blocks.len(), holding.worker)),
+        }
+    }
+    held.sort_by_key(|(count, worker)| (std::cmp::Reverse(*count), Some(*worker) != near, *worker));
+    let near = near.filter(|_| grant.persisted && !held.is_empty());
+    let mut workers: Vec<WorkerSlot> = Vec::new();
+    for worker in near.into_iter().chain(held.into_iter().map(|(_, worker)| worker)).chain(placed) {
+        if !workers.contains(&worker) {
+            workers.push(worker);
+        }
+    }
+    workers
 }
 
 fn address(registry: &Registry, slot: WorkerSlot) -> Option<v1::WorkerAddress> {

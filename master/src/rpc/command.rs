@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use larder_common::{
-    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, GroupPolicy, LeaseId, Name, Result, SessionId, Timestamp,
-    WorkerId,
+    BlockIndex, BlockSize, Error, ErrorKind, FileId, FsPath, Generation, GroupPolicy, LeaseId, Name, Result, SessionId,
+    Timestamp, WorkerId,
 };
 use larder_proto::{
     convert,
@@ -14,9 +14,9 @@ use larder_proto::{
 };
 
 use crate::state::{
-    AbandonFile, Command, CompleteFile, CreateComplete, CreateDirectory, CreateFile, Link, MakeSpecial, Mount, Owner,
-    Place, Receipt, Remove, RemoveKind, RemoveXattr, Rename, RenameMode, SetAttributes, SetPin, SetPolicy,
-    SetReplication, SetTime, SetTtl, SetXattr, Symlink, Target, Unmount, XattrMode,
+    AbandonFile, Closed, Command, CompleteFile, CreateComplete, CreateDirectory, CreateFile, EditFile, Link,
+    MakeSpecial, Mount, Owner, Place, Receipt, Remove, RemoveKind, RemoveXattr, Rename, RenameMode, SetAttributes,
+    SetPin, SetPolicy, SetReplication, SetTime, SetTtl, SetXattr, Symlink, Target, Unmount, XattrMode,
 };
 
 /// What a call asks for.
@@ -141,8 +141,8 @@ fn one(what: What, defaults: Defaults) -> Result<Command> {
         What::CreateDirectory(m) => create_directory(m)?.into(),
         What::CreateFile(m) => create_file(m, defaults)?,
         What::AbandonFile(m) => AbandonFile { lease: LeaseId(m.lease) }.into(),
-        What::Rename(m) => rename(m)?.into(),
-        What::Remove(m) => remove(m)?.into(),
+        What::Rename(m) => rename(m, defaults.session)?.into(),
+        What::Remove(m) => remove(m, defaults.session)?.into(),
         What::Link(m) => Link { target: target(&m.existing, m.id)?, place: place(&m.new, m.at)? }.into(),
         What::Symlink(m) => Symlink { place: place(&m.path, m.at)?, text: m.target.to_vec() }.into(),
         What::MakeSpecial(m) => {
@@ -163,8 +163,9 @@ fn one(what: What, defaults: Defaults) -> Result<Command> {
         }
         What::Mount(m) => mount(m)?.into(),
         What::Unmount(m) => Unmount { path: FsPath::parse(&m.path)? }.into(),
-        What::EditFile(_) | What::CloseFile(_) => {
-            return Err(Error::new(ErrorKind::Unsupported, "this master does not edit files in place yet"));
+        What::EditFile(m) => edit_file(m, defaults)?.into(),
+        What::CloseFile(m) => {
+            Closed { session: defaults.session, file: FileId(m.id), generation: Generation(m.generation) }.into()
         }
         What::CompleteFile(_) | What::Free(_) | What::Persist(_) => {
             return Err(Error::new(ErrorKind::Invalid, "not a command of its own"));
@@ -218,6 +219,20 @@ fn create_file(m: v1::CreateFile, defaults: Defaults) -> Result<Command> {
     Ok(if m.empty { CreateComplete { create, held: None, sync: defaults.sync }.into() } else { create.into() })
 }
 
+fn edit_file(m: v1::EditFile, defaults: Defaults) -> Result<EditFile> {
+    let write_type = match m.write_type() {
+        v1::WriteType::Unspecified => None,
+        _ => Some(convert::write_type(m.write_type)?),
+    };
+    Ok(EditFile {
+        target: target(&m.path, m.id)?,
+        generation: Generation(m.generation),
+        truncate: m.truncate,
+        write_type,
+        session: defaults.session,
+    })
+}
+
 fn complete_file(m: v1::CompleteFile, block_size: BlockSize, sync: bool) -> Result<CompleteFile> {
     let persisted = m.receipts.iter().any(|receipt| receipt.uploaded);
     let mut receipts = Vec::new();
@@ -227,8 +242,11 @@ fn complete_file(m: v1::CompleteFile, block_size: BlockSize, sync: bool) -> Resu
     Ok(CompleteFile { lease: LeaseId(m.lease), length: m.length, receipts, persisted, sync, holders: Vec::new() })
 }
 
-/// One receipt for each block of what a worker says that it holds whole.
-fn blocks(receipt: &v1::Receipt, length: u64, block_size: BlockSize) -> Result<Vec<Receipt>> {
+/// One receipt for each block that a worker says it holds: all, or of an edit those that it names.
+///
+/// # Errors
+/// `Invalid` for a receipt of another length, or of no worker.
+pub(crate) fn blocks(receipt: &v1::Receipt, length: u64, block_size: BlockSize) -> Result<Vec<Receipt>> {
     if receipt.length != length {
         let message = format!("the receipt is for {} bytes, the file has {length}", receipt.length);
         return Err(Error::new(ErrorKind::Invalid, message));
@@ -240,10 +258,14 @@ fn blocks(receipt: &v1::Receipt, length: u64, block_size: BlockSize) -> Result<V
         length: u32::try_from(block_size.length(BlockIndex(index), length)).unwrap_or(u32::MAX),
         crc: receipt.crc32c,
     };
-    Ok((0..block_size.count(length)).map(block).collect())
+    let count = block_size.count(length);
+    match &receipt.held[..] {
+        [] => Ok((0..count).map(block).collect()),
+        runs => Ok(convert::from_runs(runs, count).map(block).collect()),
+    }
 }
 
-fn rename(m: v1::Rename) -> Result<Rename> {
+fn rename(m: v1::Rename, session: SessionId) -> Result<Rename> {
     let mode = match (m.no_replace, m.exchange) {
         (false, false) => RenameMode::Replace,
         (true, false) => RenameMode::NoReplace,
@@ -256,11 +278,11 @@ fn rename(m: v1::Rename) -> Result<Rename> {
         mode,
         expected: expected(m.expected),
         replaced: None,
-        holders: Vec::new(),
+        holders: if m.open { vec![session] } else { Vec::new() },
     })
 }
 
-fn remove(m: v1::Remove) -> Result<Remove> {
+fn remove(m: v1::Remove, session: SessionId) -> Result<Remove> {
     let kind = match m.only() {
         v1::Kind::Unspecified => RemoveKind::Any,
         v1::Kind::Directory => RemoveKind::Directory,
@@ -272,7 +294,7 @@ fn remove(m: v1::Remove) -> Result<Remove> {
         kind,
         cache_only: false,
         expected: expected(m.expected),
-        holders: Vec::new(),
+        holders: if m.open { vec![session] } else { Vec::new() },
     })
 }
 

@@ -195,8 +195,11 @@ impl Link {
             record.unknown.remove(&version);
         }
         self.master.locations.report(worker, version, holdings);
-        if !held || file.lease != 0 {
+        if !held {
             return;
+        }
+        if file.lease != 0 {
+            return self.written(worker, file);
         }
         let known = known(&self.master.core.read(), version);
         match known {
@@ -215,6 +218,22 @@ impl Link {
                 }
             }
             Known::Current { .. } => {}
+        }
+    }
+
+    /// A worker has bytes under a write lease. Where the lease is over and the file's content is in the under store, they go.
+    fn written(&self, worker: WorkerSlot, file: &v1::HeldFile) {
+        let state = self.master.core.read();
+        let lease = state.lease(LeaseId(file.lease));
+        let persisted = answer::content(&state, FileId(file.file)).is_some_and(|content| content.persisted);
+        drop(state);
+        match lease {
+            Some(lease) if lease.edit && lease.session.0 == 0 => self.master.adrift.notify_one(),
+            None if persisted => {
+                let forget = v1::OrderForget { file: file.file, generation: file.generation, lease: file.lease };
+                self.master.links.post(worker, order::What::Forget(forget));
+            }
+            Some(_) | None => {}
         }
     }
 

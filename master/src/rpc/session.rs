@@ -8,7 +8,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_core::Stream;
-use larder_common::{Error, ErrorKind, FileId, Position, Result, SessionId, WorkerId};
+use larder_common::{Error, ErrorKind, FileId, LeaseId, Position, Result, SessionId, WorkerId};
 use larder_proto::{
     Greeting, greeting,
     v1::{self, session_reply::What as Reply, session_request::What},
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     core::{Asker, Finished},
+    edits,
     master::Master,
     sessions::{Acknowledgements, Replies, reply},
     state::{Command, OpenSession, Outcome, Request, SLOTS},
@@ -144,6 +145,9 @@ impl Connection {
             let mut ticket = Ticket::of(&call, &self.master);
             match self.begin(call, &mut ticket) {
                 Ok(Begun::Finished(finished)) => batch.add(self, &ticket, *finished),
+                Ok(Begun::Commit(complete, asker)) => {
+                    tokio::spawn(Arc::clone(self).commit(ticket, *complete, asker));
+                }
                 Ok(Begun::Later(asked, asker)) => {
                     tokio::spawn(Arc::clone(self).later(ticket, asked, asker));
                 }
@@ -165,6 +169,12 @@ impl Connection {
             let state = core.read();
             state.lease(lease).and_then(|lease| state.status(lease.file)).map(|status| status.block_size)
         };
+        if let Some(v1::command::What::CompleteFile(complete)) =
+            call.command.as_ref().and_then(|command| command.what.as_ref())
+            && core.read().lease(LeaseId(complete.lease)).is_some_and(|lease| lease.edit)
+        {
+            return Ok(Begun::Commit(Box::new(complete.clone()), asker));
+        }
         let asked = command::from_wire(call.command.unwrap_or_default(), defaults, block_size)?;
         let Asked::One(command) = asked else { return Ok(Begun::Later(asked, asker)) };
         // Before the state is read for the answer, so that no later change is missed.
@@ -175,10 +185,25 @@ impl Connection {
         if self.master.must_look_first(&command) {
             return Ok(Begun::Later(Asked::One(command), asker));
         }
-        match self.master.core.step_or_later(&command, &self.master.core.context(&asker))? {
-            Some(finished) => Ok(Begun::Finished(Box::new(finished))),
-            None => Ok(Begun::Later(Asked::One(command), asker)),
+        if self.is_known_elsewhere(&command, &asker) {
+            return Ok(Begun::Later(Asked::One(command), asker));
         }
+        match self.master.core.step_or_later(&command, &self.master.core.context(&asker)) {
+            Ok(Some(finished)) => Ok(Begun::Finished(Box::new(finished))),
+            Ok(None) => Ok(Begun::Later(Asked::One(command), asker)),
+            // Whoever is in the way may be asked to give way.
+            Err(error) if error.kind() == ErrorKind::Busy => Ok(Begun::Later(Asked::One(command), asker)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a command takes away a file that another session may have open.
+    fn is_known_elsewhere(&self, command: &Command, asker: &Asker) -> bool {
+        let state = self.master.core.read();
+        let Some(file) = edits::going(&state, command, asker) else { return false };
+        let directories = state.parents(file).into_iter().chain([file]).collect();
+        drop(state);
+        self.master.sessions.others_know(&directories, Some(self.session))
     }
 
     fn asker(&self, call: &v1::Call) -> Result<Asker> {
@@ -208,8 +233,30 @@ impl Connection {
     }
 
     async fn carry_out(&self, command: Command, asker: &Asker) -> Result<Finished> {
-        let command = self.master.look_first(command).await?;
-        self.master.core.execute(&self.master.under, command, asker).await
+        let mut command = self.master.look_first(command).await?;
+        let going = edits::going(&self.master.core.read(), &command, asker);
+        if let Some(file) = going {
+            let holders = edits::open_elsewhere(&self.master, file, Some(self.session)).await;
+            command = edits::with_holders(command, holders);
+        }
+        loop {
+            let error = match self.master.core.execute(&self.master.under, command.clone(), asker).await {
+                Err(error) if error.kind() == ErrorKind::Busy => error,
+                result => return result,
+            };
+            if !edits::give_way(&self.master, &command, asker, self.session).await? {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn commit(self: Arc<Self>, ticket: Ticket, complete: v1::CompleteFile, asker: Asker) {
+        let mut batch = Batch::default();
+        match edits::commit(&self.master, &asker, self.session, complete).await {
+            Ok(finished) => batch.add(&self, &ticket, finished),
+            Err(error) => batch.outcomes.push(ticket.failed(&error)),
+        }
+        self.finish(batch).await;
     }
 
     async fn tree(&self, ticket: &Ticket, tree: command::Tree, asker: Asker) {
@@ -239,6 +286,7 @@ impl Connection {
 
 enum Begun {
     Finished(Box<Finished>),
+    Commit(Box<v1::CompleteFile>, Asker),
     Later(Asked, Asker),
 }
 
@@ -279,8 +327,12 @@ impl Ticket {
             Some(v1::command::What::CreateFile(create)) => {
                 ticket.prefer = WorkerId::try_from(&create.prefer_worker[..]).ok();
             }
+            Some(v1::command::What::EditFile(edit)) => {
+                ticket.prefer = WorkerId::try_from(&edit.prefer_worker[..]).ok();
+            }
             Some(v1::command::What::CompleteFile(complete)) => {
-                let cached = complete.receipts.iter().filter(|receipt| receipt.cached);
+                ticket.durable |= complete.sync;
+                let cached = complete.receipts.iter().filter(|receipt| receipt.cached && receipt.held.is_empty());
                 ticket.holders = cached.filter_map(|receipt| WorkerId::try_from(&receipt.worker[..]).ok()).collect();
             }
             _ => {}

@@ -133,6 +133,14 @@ impl State {
         }
     }
 
+    /// Whether a call has been executed, or is being, so that planning it again does nothing twice.
+    #[must_use]
+    pub fn is_taken(&self, request: Request) -> bool {
+        let slot = self.slots.get(&(request.session, request.slot));
+        let open = self.intents.iter().any(|(_, intent)| intent.request == Some(request.into()));
+        open || slot.is_some_and(|slot| slot.number >= request.number)
+    }
+
     /// The outcome of an execution that has been.
     fn executed(&self, context: &Context) -> std::result::Result<Option<Outcome>, Stop> {
         let Some(request) = context.request else { return Ok(None) };

@@ -3,6 +3,7 @@
 //! A task ends with the master. An error in one round is logged and the next round comes; nothing is lost by that, since
 //! each round looks at the state anew.
 
+mod adrift;
 pub(crate) mod checkpoints;
 mod expiry;
 mod lost_workers;
@@ -17,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 use larder_common::Result;
 use tokio::{sync::Notify, task::JoinSet, time::MissedTickBehavior};
 
+pub use adrift::Drifting;
 pub use persist::Attempts;
 
 use crate::master::Master;
@@ -42,6 +44,7 @@ pub fn start(master: &Arc<Master>) -> JoinSet<()> {
     task!("checkpoints", second, Arc::clone(&never), checkpoints::round);
     task!("free removed trees", 10 * second, Arc::clone(&master.reclaim), reclaim::round);
     task!("persist", second, Arc::clone(&master.pending), persist::round);
+    task!("edits of dead sessions", second, Arc::clone(&master.adrift), adrift::round);
     task!("replicate", 5 * second, Arc::clone(&never), replicate::round);
     tasks
 }
