@@ -7,10 +7,13 @@ use clap::{FromArgMatches, Subcommand};
 
 use crate::{
     arguments::{Arguments, command_line},
-    commands::{bench, completions, config, demo, format, fs, fsadmin, local, man, master, run_tests, version, worker},
+    commands::{
+        bench, completions, config, demo, format, fs, fsadmin, health, local, man, master, proxy, run_tests, version,
+        worker,
+    },
     context::{Context, Environment},
     exit::Exit,
-    failure,
+    failure, foreign,
     output::Output,
 };
 
@@ -73,7 +76,9 @@ registry! {
     Cluster: Bench(bench::Bench);
     Servers: Master(master::Master);
     Servers: Worker(worker::Worker);
+    Servers: Proxy(proxy::Proxy);
     Servers: Format(format::Format);
+    Servers: Health(health::Health);
     Shell: Config(config::Config);
     Shell: Completions(completions::Completions);
     Shell: Man(man::Man);
@@ -83,6 +88,7 @@ registry! {
 /// Runs what the command line says; prints what goes wrong, and answers how the process ends.
 pub(crate) fn main(arguments: Vec<OsString>, environment: Environment) -> Exit {
     let asks_for_json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    foreign::become_it(&command_line(), &arguments, &environment);
     let arguments = fs::long_options(&command_line(), arguments);
     let matches = command_line().try_get_matches_from(arguments);
     let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {

@@ -8,9 +8,12 @@ mod commands;
 mod context;
 mod exit;
 mod failure;
+mod foreign;
 mod output;
+mod privileges;
 mod serving;
 mod telemetry;
+mod web;
 
 use std::process::ExitCode;
 

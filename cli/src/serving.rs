@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::Exit;
+use crate::{exit::Exit, web::Endpoints};
 
 /// The runtime of a server.
 ///
@@ -127,6 +127,21 @@ pub(crate) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
         std::process::exit(Exit::Failed as i32);
     });
     Ok(stop)
+}
+
+/// The endpoints of a server, at the port of the settings. A default port that is taken becomes a free one if `may_move`.
+///
+/// # Errors
+/// As [`listen`]; where the state directory takes no announcement.
+pub(crate) async fn endpoints(
+    settings: &Settings,
+    role: &'static str,
+    address: &HostPort,
+    setting: &str,
+    may_move: bool,
+) -> Result<Endpoints, Error> {
+    let listener = listen_or_any(address, setting, settings.is_given(setting) || !may_move).await?;
+    Endpoints::start(role, listener, &settings.state_folder(is_root())?)
 }
 
 /// The way to the master, with this server's greeting.

@@ -113,8 +113,19 @@ impl WorkerConfig {
             buffers: worker.buffer_size,
             scrub_rate: worker.scrub_rate,
             patience: settings.ufs.timeout,
+            drain: worker.drain_timeout,
             ..Self::new(settings.state_folder(is_root)?.join("worker"), worker.tiers.clone())
         })
+    }
+
+    /// The directories that it writes to, beside the one for its state: those of its tiers and of its socket.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let socket = self.socket.as_ref().and_then(|socket| match self.socket_as_uuid {
+            true => Some(socket.clone()),
+            false => socket.parent().map(PathBuf::from),
+        });
+        self.tiers.iter().map(|tier| tier.directory.clone()).chain(socket).collect()
     }
 
     /// Refuses what cannot work together.

@@ -28,6 +28,7 @@ mod fetch;
 mod flight;
 mod identity;
 mod master_link;
+mod observer;
 mod orders;
 mod peers;
 mod persist;
@@ -46,4 +47,5 @@ mod writing;
 mod writings;
 
 pub use config::WorkerConfig;
+pub use observer::Observer;
 pub use server::{Components, Worker, serve};

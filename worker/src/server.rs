@@ -32,6 +32,7 @@ use crate::{
     master_link::{self, MasterLink},
     metrics::Metrics,
     mounts::{MountSpec, Mounts, OpenStore},
+    observer::Observer,
     peers::Peers,
     reports::TierNote,
     rpc::frames::Blocks,
@@ -206,6 +207,12 @@ impl Worker {
     #[must_use]
     pub fn counters(&self) -> std::collections::BTreeMap<String, u64> {
         self.services.counters()
+    }
+
+    /// A look at it that outlives [`Worker::run`].
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        Observer { services: self.services.clone(), linked: self.linked.clone() }
     }
 
     /// Whether it is registered at the master, to be waited for.

@@ -1,10 +1,19 @@
 //! `larder master`: a master in the foreground.
 
-use clap::Args;
-use larder_common::settings::Role;
-use larder_master::{config::MasterConfig, server::Server};
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{command::Run, context::Context, exit::Exit, serving};
+use clap::Args;
+use larder_common::settings::{Role, Settings};
+use larder_master::{config::MasterConfig, journal::Health, master::Master as Running, rpc::report, server::Server};
+
+use crate::{
+    command::Run,
+    context::Context,
+    exit::Exit,
+    privileges::{self, Directories},
+    serving,
+    web::{Endpoints, Observed},
+};
 
 /// Run a master
 #[derive(Args, Debug)]
@@ -20,22 +29,44 @@ impl Run for Master {
         if self.no_format {
             tracing::debug!("--no-format changes nothing: a master formats only a journal that is not there");
         }
-        serving::runtime()?.block_on(async {
-            let listener = serving::listen(&settings.master_listen()?, "master.rpc.port").await?;
-            let config = MasterConfig::from_settings(&settings, serving::is_root())?;
-            warn_if_open(&config);
-            let stop = serving::stop_on_signals()?;
-            let server = Server::start(config).await?;
-            tracing::info!(
-                address = %listener.local_addr()?,
-                cluster = %server.master().cluster,
-                root = server.master().config.root,
-                "the master is ready"
-            );
-            server.serve(listener, stop).await?;
-            Ok(Exit::Done)
-        })
+        let journal = settings.journal_folder(serving::is_root())?;
+        privileges::settle(&settings, &Directories::of(&settings, vec![journal])?)?;
+        serving::runtime()?.block_on(serve(&settings))
     }
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<Exit> {
+    let listener = serving::listen(&settings.master_listen()?, "master.rpc.port").await?;
+    let web = settings.listen("master.bind.host", settings.master.bind_host.as_ref(), settings.master.web_port)?;
+    let endpoints = serving::endpoints(settings, "master", &web, "master.web.port", false).await?;
+    let config = MasterConfig::from_settings(settings, serving::is_root())?;
+    warn_if_open(&config);
+    let stop = serving::stop_on_signals()?;
+    endpoints.starting("reading the journal");
+    let server = tokio::select! {
+        started = Server::start(config) => started?,
+        () = stop.cancelled() => return Ok(Exit::Done),
+    };
+    say_ready(&server, &listener.local_addr()?.to_string(), &endpoints);
+    endpoints.running(Watched(Arc::clone(server.master())));
+    let ended = server.serve(listener, stop.clone());
+    tokio::pin!(ended);
+    tokio::select! {
+        ended = &mut ended => return ended.map(|()| Exit::Done).map_err(Into::into),
+        () = stop.cancelled() => endpoints.stopping(),
+    }
+    ended.await?;
+    Ok(Exit::Done)
+}
+
+fn say_ready(server: &Server, address: &str, endpoints: &Endpoints) {
+    tracing::info!(
+        address,
+        web = endpoints.port(),
+        cluster = %server.master().cluster,
+        root = server.master().config.root,
+        "the master is ready"
+    );
 }
 
 /// A master that believes everybody says so.
@@ -50,5 +81,46 @@ pub(crate) fn warn_if_open(config: &MasterConfig) {
             root = config.root,
             "no under store is set (master.mount.root): a directory in the state is used"
         );
+    }
+}
+
+/// A running master, for its endpoints.
+pub(crate) struct Watched(pub(crate) Arc<Running>);
+
+impl Observed for Watched {
+    fn trouble(&self) -> Option<String> {
+        match self.0.core.journal().health() {
+            Health::Failed(error) => Some(format!("the journal has failed: {error}")),
+            Health::Writable | Health::ReadOnly(_) | Health::Closed => None,
+        }
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        match self.0.core.journal().health() {
+            Health::Closed => Some("the journal is closed".into()),
+            _ => None,
+        }
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let report = report::report(&self.0);
+        let (live, lost): (Vec<_>, Vec<_>) = report.workers.iter().partition(|worker| worker.live);
+        let counters = [
+            ("larder_files", report.files),
+            ("larder_directories", report.directories),
+            ("larder_namespace_bytes", report.namespace_bytes),
+            ("larder_journal_bytes", report.journal_bytes),
+            ("larder_journal_position", report.position),
+            ("larder_journal_durable_position", report.durable),
+            ("larder_journal_writable", u64::from(report.journal_trouble.is_empty())),
+            ("larder_sessions", report.sessions),
+            ("larder_persist_pending_files", report.persist_pending_files),
+            ("larder_persist_pending_bytes", report.persist_pending_bytes),
+            ("larder_safe_mode", u64::from(report.safe_mode)),
+            ("larder_findings", report.findings.len() as u64),
+            ("larder_workers{state=\"live\"}", live.len() as u64),
+            ("larder_workers{state=\"lost\"}", lost.len() as u64),
+        ];
+        counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }

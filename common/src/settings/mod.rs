@@ -218,7 +218,7 @@ impl Settings {
             let error = Error::new(ErrorKind::Config, "security.authentication=token, and there is no token");
             return Err(error.advise("set security.token, or LARDER_SECURITY_TOKEN_FILE to a file that holds it"));
         }
-        let open = has_token || mode == Authentication::Simple;
+        let open = has_token || mode == Authentication::Simple || self.log.image;
         match host.map(Host::as_str) {
             None if open => Ok(HostPort { host: "0.0.0.0".into(), port }),
             None => Ok(HostPort { host: "127.0.0.1".into(), port }),

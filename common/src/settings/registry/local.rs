@@ -30,9 +30,13 @@ group! {
     /// Where a process keeps what must outlive it, as the journal. Without it, `/var/lib/larder` as root, else
     /// `$XDG_STATE_HOME/larder`.
     state_folder: Option<PathBuf> = Setting::named("state.folder");
-    /// The user that the image's processes become. Without it, the owner of the under-store directory.
+    /// Whether this is a process of the container image, which sets it. Then servers become the owner of the under store,
+    /// and believe every caller while there is no token.
+    image: bool = Setting::named("process.image").default("false");
+    /// The user that a server which is started as root becomes. Without it, in the image, the owner of the under-store
+    /// directory.
     uid: Option<u32> = Setting::named("process.uid").also(&["uid"]).alluxio(&["uid"]);
-    /// The group that the image's processes become. Without it, that of the under-store directory.
+    /// The group that it becomes. Without it, that of the under-store directory, or the number of the user.
     gid: Option<u32> = Setting::named("process.gid").also(&["gid"]).alluxio(&["gid"]);
 }
 

@@ -64,6 +64,9 @@ group! {
     buffer_size: ByteSize = Setting::named("worker.buffer.size").default("256MiB");
     /// The most of a tier that may be content that is nowhere else.
     unpersisted_ceiling: Percent = Setting::named("worker.unpersisted.ceiling").default("80%");
+    /// How long a worker that is told to stop tries to save what is nowhere else. Beyond it a few seconds pass until
+    /// the process has ended; `docker stop` kills after ten.
+    drain_timeout: Duration = Setting::named("worker.drain.timeout").default("6s");
     /// How often the worker tells the master what changed.
     heartbeat: Duration = Setting::named("worker.heartbeat.interval").default("1s")
         .alluxio(&["worker.block.heartbeat.interval", "worker.block.heartbeat.interval.ms"]).milliseconds();
