@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows how a part works inside: processes are configured by their environment, as people do it.
 
+pub mod docker;
 pub mod masters;
 pub mod processes;
 pub mod proxy;

@@ -1,0 +1,90 @@
+//! Scenario 5: everything on a bridge network, found by its name; a client with nothing shared reads from the worker by
+//! network, and is told why it does not do better.
+
+use anyhow::{Context, Result, ensure};
+use larder_tests::{
+    docker::{Container, Engine, HostDirectory, Network, TINY_IMAGE, both, docker, engine, ok},
+    trees,
+};
+use serde_json::Value;
+
+use crate::{LOCAL, STREAM, UID, put};
+
+const LENGTH: usize = 20 << 20;
+
+/// A master and workers on a network of their own.
+pub(crate) struct Bridge {
+    pub(crate) master: Container,
+    pub(crate) workers: Vec<Container>,
+    pub(crate) under: HostDirectory,
+    pub(crate) network: Network,
+}
+
+impl Bridge {
+    /// With so many workers of 512 MB each, and these options for all.
+    pub(crate) fn start(engine: &Engine, workers: usize, more: &[&str]) -> Result<Self> {
+        let (network, under) = (engine.network()?, HostDirectory::new()?.owned_by(UID)?);
+        let (net, volume) = (format!("--net={}", network.name()), under.at("/underStorage"));
+        let common = ["-v", &volume, "-e", "ALLUXIO_UNDERFS_ADDRESS=/underStorage", &net];
+        let master = engine.run(&[&common[..], &["-p", "19998"], more].concat(), &["master"])?;
+        let hostname = format!("ALLUXIO_MASTER_HOSTNAME={}", master.name());
+        let own = ["--shm-size=640m", "-e", &hostname, "-e", "ALLUXIO_WORKER_MEMORY_SIZE=512MB"];
+        let workers: Vec<Container> = (0..workers)
+            .map(|_| engine.run(&[&common[..], &own, more].concat(), &["worker"]))
+            .collect::<Result<_>>()?;
+        workers.iter().try_for_each(Container::ready)?;
+        Ok(Self { master, workers, under, network })
+    }
+
+    /// The options of a client that shares the network and nothing else.
+    pub(crate) fn client(&self) -> [String; 3] {
+        let (net, master) = (self.network.name(), self.master.name());
+        [format!("--net={net}"), "-e".into(), format!("ALLUXIO_MASTER_HOSTNAME={master}")]
+    }
+}
+
+#[test]
+fn with_nothing_shared_a_client_reads_by_network_and_is_told_why() -> Result<()> {
+    let Some(engine) = engine("with_nothing_shared_a_client_reads_by_network_and_is_told_why") else { return Ok(()) };
+    let bridge = Bridge::start(engine, 1, &[])?;
+    let (worker, client) = (&bridge.workers[0], bridge.client());
+    let client: Vec<&str> = client.iter().map(String::as_str).collect();
+    let content = trees::bytes(5, LENGTH);
+    put(&bridge.under, "file", &content)?;
+    let before = (worker.counter(LOCAL)?, worker.counter(STREAM)?);
+    for _cold_then_warm in 0..2 {
+        let read = engine.once(&client, &["fs", "cat", "/file"])?;
+        ensure!(read.status.success() && read.stdout == content, "{}", String::from_utf8_lossy(&read.stderr));
+    }
+    ensure!(worker.counter(LOCAL)? == before.0, "nothing is shared, and yet a descriptor was given");
+    ensure!(worker.counter(STREAM)? - before.1 >= LENGTH as u64, "the warm read came from somewhere else");
+    let row = location(engine, &client)?;
+    ensure!(row["short_circuit"] == false && row["tier"] == "MEM", "{row}");
+    let reason = row["reason"].as_str().context("a reason")?;
+    ensure!(reason.contains("/dev/shm/larder-") && reason.contains("no socket"), "{reason}");
+    published(engine, &bridge)?;
+    from_scratch(&client)
+}
+
+fn location(engine: &Engine, client: &[&str]) -> Result<Value> {
+    let output = engine.once(client, &["fs", "location", "/file", "--json"])?;
+    ensure!(output.status.success(), "{}", both(&output));
+    Ok(serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').next().unwrap_or_default())?)
+}
+
+/// From the host's network, through the port that is published there.
+fn published(engine: &Engine, bridge: &Bridge) -> Result<()> {
+    let ports = ok(&["port", bridge.master.name(), "19998"])?;
+    let port = ports.lines().next().and_then(|line| line.rsplit_once(':')).context("a published port")?.1;
+    let listed = engine.once(&["--net=host"], &["fs", "ls", "/", "--master", &format!("127.0.0.1:{port}")])?;
+    ensure!(String::from_utf8_lossy(&listed.stdout).contains("file"), "{}", both(&listed));
+    Ok(())
+}
+
+/// The image of nothing but the binary finds names too.
+fn from_scratch(client: &[&str]) -> Result<()> {
+    let command = ["fs", "ls", "/"];
+    let listed = docker(&[&["run", "--rm"], client, &[TINY_IMAGE], &command].concat())?;
+    ensure!(String::from_utf8_lossy(&listed.stdout).contains("file"), "{}", both(&listed));
+    Ok(())
+}
