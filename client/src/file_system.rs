@@ -321,8 +321,8 @@ impl FileSystem {
         let (from, to) = (Self::path(from)?, Self::path(to)?);
         let RenameOptions { no_replace, exchange, expected } = options;
         let expected = expected.map_or(0, |id| id.0);
-        let (from_at, to_at) = (None, None);
-        let message = v1::Rename { from: bytes(&from), to: bytes(&to), no_replace, exchange, expected, from_at, to_at };
+        let message =
+            v1::Rename { from: bytes(&from), to: bytes(&to), no_replace, exchange, expected, ..v1::Rename::default() };
         let renamed = self.change(&from, What::Rename(message), How::ONCE).await;
         self.0.caches.metadata.forget(to.as_bytes());
         renamed.map(drop)
@@ -345,7 +345,7 @@ impl FileSystem {
             expected: options.expected.map_or(0, |id| id.0),
             only: only.into(),
             unchecked: options.unchecked,
-            at: None,
+            ..v1::Remove::default()
         };
         self.change(&path, What::Remove(message), How::ONCE).await
     }
