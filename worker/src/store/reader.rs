@@ -4,8 +4,10 @@
 //! an adoption, and when the file's change time is not that of our own last write.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io,
+    ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
 };
@@ -304,15 +306,37 @@ pub(crate) fn matches(file: impl AsFd, extent: &Extent, crcs: &[u32]) -> io::Res
     if crcs.len() != extent.chunks() {
         return Ok(false);
     }
-    let mut buffer = vec![0; checksum::CHUNK.min(extent.length) as usize];
     for (chunk, crc) in crcs.iter().enumerate() {
-        let part = &mut buffer[..extent.chunk_length(chunk) as usize];
-        match kernel::read_all(file.as_fd(), part, extent.start + chunk as u64 * checksum::CHUNK) {
-            Ok(()) if checksum::crc32c(part) == *crc => {}
-            Ok(()) => return Ok(false),
+        let start = extent.start + chunk as u64 * checksum::CHUNK;
+        match sum_of(file.as_fd(), start..start + extent.chunk_length(chunk)) {
+            Ok(sum) if sum == *crc => {}
+            Ok(_) => return Ok(false),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
             Err(e) => return Err(e),
         }
     }
     Ok(true)
+}
+
+/// How much is summed at once: it stays in the processor's cache.
+const STEP: usize = 64 << 10;
+
+thread_local! {
+    /// Kept between sums: a fresh buffer would be filled with zeros each time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn sum_of(file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<u32> {
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(STEP, 0);
+        let mut digest = checksum::Crc32c::new();
+        let mut at = range.start;
+        while at < range.end {
+            let part = &mut buffer[..usize::try_from(range.end - at).unwrap_or(STEP).min(STEP)];
+            kernel::read_all(file, part, at)?;
+            digest.update(part);
+            at += part.len() as u64;
+        }
+        Ok(digest.value())
+    })
 }
