@@ -122,6 +122,7 @@ mod tests {
             port: 1,
             sockets: Vec::new(),
             locality: format!("node=n{id},rack={rack}").parse().unwrap(),
+            features: 0,
         }
     }
 

@@ -109,7 +109,7 @@ impl<'f> Reading<'f> {
     }
 
     async fn attempt(&mut self, at: u64, wanted: &mut Wanted<'_>) -> Result<Got, Failure> {
-        let parked = self.file.parked.lock().take_if(|stream| stream.at == at);
+        let parked = self.file.parked.lock().take_if(|stream| stream.goes_on_at(at));
         if let Some(stream) = parked {
             return self.take_stream(stream, wanted).await;
         }

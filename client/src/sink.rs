@@ -11,7 +11,12 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
 use larder_common::{Error, ErrorKind, Result, WriteType, checksum::Crc32c};
-use larder_proto::{Channel, Grant, convert::WorkerAddress, from_status, v1, v1::blocks_client::BlocksClient};
+use larder_proto::{
+    Grant,
+    convert::WorkerAddress,
+    data::{Way, WriteStream},
+    from_status, v1,
+};
 use nix::{
     errno::Errno,
     sys::uio::{pread, pwrite},
@@ -57,7 +62,7 @@ impl Sink {
         let (first, copies) = addresses.split_first().ok_or_else(none)?;
         let worker = workers.get(first)?;
         let stream = Stream {
-            client: worker.client(),
+            way: worker.way().clone(),
             begin: v1::WriteBegin { grant: grant.clone(), copies: copies.iter().map(Into::into).collect() },
         };
         if copies.is_empty()
@@ -139,18 +144,21 @@ fn goes_through(grant: &[u8]) -> bool {
 /// What a stream to a worker begins with.
 #[derive(Debug)]
 struct Stream {
-    client: BlocksClient<Channel>,
+    way: Way,
     begin: v1::WriteBegin,
 }
 
 impl Stream {
     async fn open(&self, deadline: Deadline) -> Result<RemoteSink> {
+        if let Some(stream) = deadline.bound("the worker", self.way.write(&self.begin)).await?? {
+            return Ok(RemoteSink::Data(stream));
+        }
         let (frames, outgoing) = mpsc::channel(FRAMES);
-        let mut client = self.client.clone();
+        let mut client = self.way.grpc();
         let writing = tokio::spawn(async move { client.write(ReceiverStream::new(outgoing)).await });
-        let mut sink = RemoteSink { frames, writing: AbortOnDropHandle::new(writing), length: 0, crc: Crc32c::new() };
+        let mut sink = GrpcSink { frames, writing: AbortOnDropHandle::new(writing), length: 0, crc: Crc32c::new() };
         sink.send(v1::write_frame::What::Begin(self.begin.clone()), deadline).await?;
-        Ok(sink)
+        Ok(RemoteSink::Grpc(Box::new(sink)))
     }
 }
 
@@ -284,14 +292,41 @@ impl LocalSink {
 
 /// A stream to a worker.
 #[derive(Debug)]
-pub(crate) struct RemoteSink {
+pub(crate) enum RemoteSink {
+    Data(WriteStream),
+    Grpc(Box<GrpcSink>),
+}
+
+impl RemoteSink {
+    async fn write(&mut self, mut bytes: Bytes, deadline: Deadline) -> Result<()> {
+        while !bytes.is_empty() {
+            let frame = bytes.split_to(bytes.len().min(FRAME));
+            match self {
+                RemoteSink::Data(stream) => deadline.bound("the worker", stream.send(frame)).await??,
+                RemoteSink::Grpc(sink) => sink.write(frame, deadline).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(self, deadline: Deadline) -> Result<Vec<v1::Receipt>> {
+        match self {
+            RemoteSink::Data(stream) => Ok(deadline.bound("the worker", stream.finish()).await??.receipts),
+            RemoteSink::Grpc(sink) => sink.finish(deadline).await,
+        }
+    }
+}
+
+/// The same over gRPC.
+#[derive(Debug)]
+pub(crate) struct GrpcSink {
     frames: mpsc::Sender<v1::WriteFrame>,
     writing: AbortOnDropHandle<Result<tonic::Response<v1::WriteReply>, tonic::Status>>,
     length: u64,
     crc: Crc32c,
 }
 
-impl RemoteSink {
+impl GrpcSink {
     async fn send(&mut self, what: v1::write_frame::What, deadline: Deadline) -> Result<()> {
         let sent = self.frames.send(v1::WriteFrame { what: Some(what) });
         match deadline.bound("the worker", sent).await? {
@@ -303,14 +338,10 @@ impl RemoteSink {
         }
     }
 
-    async fn write(&mut self, mut bytes: Bytes, deadline: Deadline) -> Result<()> {
-        while !bytes.is_empty() {
-            let frame = bytes.split_to(bytes.len().min(FRAME));
-            self.crc.update(&frame);
-            self.length += frame.len() as u64;
-            self.send(v1::write_frame::What::Data(frame), deadline).await?;
-        }
-        Ok(())
+    async fn write(&mut self, frame: Bytes, deadline: Deadline) -> Result<()> {
+        self.crc.update(&frame);
+        self.length += frame.len() as u64;
+        self.send(v1::write_frame::What::Data(frame), deadline).await
     }
 
     async fn reply(&mut self, deadline: Deadline) -> Result<v1::WriteReply> {

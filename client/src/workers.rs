@@ -10,7 +10,7 @@ use std::{
 };
 
 use larder_common::{Locality, Result, WorkerId};
-use larder_proto::{Channel, convert::WorkerAddress, dial, v1::blocks_client::BlocksClient};
+use larder_proto::{Channel, convert::WorkerAddress, data::Way, v1::blocks_client::BlocksClient};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -23,7 +23,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) address: WorkerAddress,
-    channel: Channel,
+    way: Way,
     short: Mutex<ShortState>,
     /// Held by whoever connects.
     connecting: tokio::sync::Mutex<()>,
@@ -38,9 +38,12 @@ enum ShortState {
 
 impl Worker {
     pub(crate) fn client(&self) -> BlocksClient<Channel> {
-        BlocksClient::new(self.channel.clone())
-            .max_decoding_message_size(dial::MESSAGE_MAX)
-            .max_encoding_message_size(dial::MESSAGE_MAX)
+        self.way.grpc()
+    }
+
+    /// The way for bytes of blocks.
+    pub(crate) fn way(&self) -> &Way {
+        &self.way
     }
 
     /// The connection, if there is one.
@@ -125,11 +128,10 @@ impl Workers {
         if let Some(worker) = self.known.lock().get(&address.id).filter(|worker| worker.address == *address) {
             return Ok(Arc::clone(worker));
         }
-        let channel = Channel::to(&address.host, address.port)?;
-        channel.greet(&self.link.greeting.lock());
+        let way = Way::to(address, &self.link.greeting.lock())?;
         let worker = Arc::new(Worker {
             address: address.clone(),
-            channel,
+            way,
             short: Mutex::new(ShortState::Untried),
             connecting: tokio::sync::Mutex::default(),
         });

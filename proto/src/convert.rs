@@ -196,6 +196,8 @@ pub struct WorkerAddress {
     pub sockets: Vec<String>,
     /// Where it runs.
     pub locality: Locality,
+    /// What it has of [`crate::greeting::FEATURES`].
+    pub features: u64,
 }
 
 impl From<&WorkerAddress> for v1::WorkerAddress {
@@ -207,6 +209,7 @@ impl From<&WorkerAddress> for v1::WorkerAddress {
             port: u32::from(address.port),
             sockets: address.sockets.clone(),
             locality: address.locality.to_string(),
+            features: address.features,
         }
     }
 }
@@ -224,6 +227,7 @@ impl TryFrom<v1::WorkerAddress> for WorkerAddress {
             port,
             sockets: message.sockets,
             locality: message.locality.parse()?,
+            features: message.features,
         })
     }
 }

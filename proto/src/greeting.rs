@@ -15,8 +15,10 @@ pub const FORMAT: u32 = 1;
 pub const OLDEST_FORMAT: u32 = 1;
 /// A worker that takes `ShortAhead`.
 pub const FEATURE_AHEAD: u64 = 1;
+/// A worker that speaks the data protocol ([`crate::data`]) at its port.
+pub const FEATURE_DATA: u64 = 2;
 /// The feature bits that it has.
-pub const FEATURES: u64 = FEATURE_AHEAD;
+pub const FEATURES: u64 = FEATURE_AHEAD | FEATURE_DATA;
 /// The version of the binary, for messages.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -85,7 +87,13 @@ impl Greeting {
     /// The metadata value, to be made once and attached to each request.
     #[must_use]
     pub fn to_metadata(&self) -> BinaryMetadataValue {
-        let message = v1::Greeting {
+        BinaryMetadataValue::from_bytes(&self.to_message().encode_to_vec())
+    }
+
+    /// The greeting as a message.
+    #[must_use]
+    pub fn to_message(&self) -> v1::Greeting {
+        v1::Greeting {
             format: FORMAT,
             features: FEATURES,
             cluster: self.cluster.map(ClusterId::to_bytes).unwrap_or_default().into(),
@@ -97,8 +105,7 @@ impl Greeting {
             hostname: self.hostname.clone(),
             locality: self.locality.to_string(),
             version: VERSION.to_owned(),
-        };
-        BinaryMetadataValue::from_bytes(&message.encode_to_vec())
+        }
     }
 
     /// Puts a value made by [`Self::to_metadata`] into a request's metadata.
@@ -117,7 +124,16 @@ impl Greeting {
                 .advise("is something else than a Larder client asking?")
         })?;
         let bytes = value.to_bytes().map_err(|_| mismatch("the greeting is not base64".into()))?;
-        let message = v1::Greeting::decode(bytes).map_err(|e| mismatch(format!("the greeting is malformed: {e}")))?;
+        Self::decode(bytes)
+    }
+
+    /// Reads an encoded greeting.
+    ///
+    /// # Errors
+    /// As [`Self::from_metadata`].
+    pub fn decode(bytes: bytes::Bytes) -> Result<Self> {
+        let message = v1::Greeting::decode(bytes)
+            .map_err(|e| Error::new(ErrorKind::Mismatch, format!("the greeting is malformed: {e}")))?;
         check_format(message.format, &message.version)?;
         message.try_into()
     }

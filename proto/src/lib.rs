@@ -7,10 +7,12 @@
 //! - [`greeting`]: who asks, of which cluster, in which format; in the metadata of every request.
 //! - [`failure`]: errors on the wire; the one mapping between [`larder_common::Error`] and gRPC's status.
 //! - [`grant`]: what a worker may serve, signed by the master.
-//! - [`dial`]: the only place that opens connections to servers.
+//! - [`dial`], [`data`]: the only places that open connections to servers.
+//! - [`data`]: bytes of blocks to and from workers, over connections of their own.
 //! - [`shortcircuit`]: packets and descriptors over the unix socket.
 
 pub mod convert;
+pub mod data;
 pub mod dial;
 pub mod failure;
 pub mod grant;

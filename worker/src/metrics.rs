@@ -64,6 +64,8 @@ metrics! {
     leases = "larder_leases";
     /// Short-circuit connections now.
     connections = "larder_short_circuit_connections";
+    /// Connections of the data protocol now.
+    data_connections = "larder_data_connections";
     /// Leases that clients were asked to give back.
     recalled = "larder_leases_recalled_total";
     /// Connections that were closed because their client did not take what it was sent.

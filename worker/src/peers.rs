@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use larder_common::Result;
-use larder_proto::{Channel, Greeting, convert::WorkerAddress, dial::MESSAGE_MAX, v1::blocks_client::BlocksClient};
+use larder_proto::{Greeting, convert::WorkerAddress, data::Way};
 use parking_lot::Mutex;
 
 /// The most connections that are kept; the one that was used longest ago goes.
@@ -13,32 +13,28 @@ const PEERS_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Peers {
     greeting: Greeting,
-    channels: Mutex<VecDeque<(String, u16, Channel)>>,
+    ways: Mutex<VecDeque<(WorkerAddress, Way)>>,
 }
 
 impl Peers {
     /// Connections that all send this greeting.
     pub(crate) fn new(greeting: Greeting) -> Self {
-        Self { greeting, channels: Mutex::default() }
+        Self { greeting, ways: Mutex::default() }
     }
 
-    /// A client of the worker at this address.
-    pub(crate) fn client(&self, address: &WorkerAddress) -> Result<BlocksClient<Channel>> {
-        let mut channels = self.channels.lock();
-        let place = channels.iter().position(|(host, port, _)| *host == address.host && *port == address.port);
-        let entry = match place.and_then(|place| channels.remove(place)) {
+    /// The way to the worker at this address.
+    pub(crate) fn way(&self, address: &WorkerAddress) -> Result<Way> {
+        let mut ways = self.ways.lock();
+        let place = ways.iter().position(|(known, _)| known == address);
+        let entry = match place.and_then(|place| ways.remove(place)) {
             Some(entry) => entry,
-            None => {
-                let channel = Channel::to(&address.host, address.port)?;
-                channel.greet(&self.greeting);
-                (address.host.clone(), address.port, channel)
-            }
+            None => (address.clone(), Way::to(address, &self.greeting)?),
         };
-        let channel = entry.2.clone();
-        channels.push_back(entry);
-        if channels.len() > PEERS_MAX {
-            channels.pop_front();
+        let way = entry.1.clone();
+        ways.push_back(entry);
+        if ways.len() > PEERS_MAX {
+            ways.pop_front();
         }
-        Ok(BlocksClient::new(channel).max_decoding_message_size(MESSAGE_MAX))
+        Ok(way)
     }
 }

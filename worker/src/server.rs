@@ -11,7 +11,7 @@ use larder_common::{
     clock::{Clock, SystemClock},
     settings,
 };
-use larder_proto::{Channel, Greeting, convert::WorkerAddress};
+use larder_proto::{Channel, Greeting, convert::WorkerAddress, data::Buffers, greeting};
 use larder_ufs::{BoxFuture, UnderStore};
 use parking_lot::RwLock;
 use tokio::{
@@ -20,10 +20,11 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{service::Routes, transport::server::TcpIncoming};
+use tonic::service::Routes;
 
 use crate::{
     config::WorkerConfig,
+    content::BUFFERS_KEPT,
     drain,
     eviction::{self, EvictionPolicy, Watermarks},
     flight::Flights,
@@ -35,7 +36,7 @@ use crate::{
     observer::Observer,
     peers::Peers,
     reports::TierNote,
-    rpc::frames::Blocks,
+    rpc::{frames::Blocks, listener},
     scrub,
     services::{Services, blocking, buffers},
     short::{recall, socket},
@@ -146,7 +147,7 @@ impl Worker {
         let (linked, is_linked) = watch::channel(false);
         let link = MasterLink { services: services.clone(), master, changed, linked, started };
         Ok(Self {
-            server: Some(tokio::spawn(serve_rpc(services.clone(), listener, stop.clone()))),
+            server: Some(tokio::spawn(listener::serve(services.clone(), listener, stop.clone()))),
             link: Some(tokio::spawn(link.run(stop.clone()))),
             reclaimer: Some(Reclaimer::start(&store)?),
             services,
@@ -269,13 +270,6 @@ async fn joined(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
         .unwrap_or_else(|error| Err(Error::new(ErrorKind::Unavailable, format!("a task of the worker ended: {error}"))))
 }
 
-async fn serve_rpc(services: Arc<Services>, listener: TcpListener, stop: CancellationToken) -> Result<()> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = larder_proto::dial::server().add_service(Blocks::new(services));
-    let served = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await;
-    served.map_err(|error| Error::new(ErrorKind::Unavailable, format!("the RPC server ended: {error}")))
-}
-
 /// What is needed to start.
 struct Start {
     config: WorkerConfig,
@@ -293,6 +287,7 @@ impl Start {
             port: self.address.port(),
             sockets: sockets.iter().map(|path| path.display().to_string()).collect(),
             locality: self.config.locality.clone(),
+            features: greeting::FEATURES,
         }
     }
 
@@ -394,6 +389,7 @@ impl Start {
             buffers: buffers(self.config.buffers.0),
             ahead_rows: Arc::new(Semaphore::new(crate::short::ROWS)),
             ahead_bytes: Arc::default(),
+            frames: Buffers::keeping(BUFFERS_KEPT),
             draining: false.into(),
             metrics,
             store,

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_common::{ClusterId, Error, ErrorKind, Incarnation, ReadType, Result, WorkerId, clock::Clock};
-use larder_proto::{Grant, Greeting, convert::WorkerAddress};
+use larder_proto::{Grant, Greeting, convert::WorkerAddress, data::Buffers};
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
@@ -50,6 +50,8 @@ pub(crate) struct Services {
     pub(crate) ahead_rows: Arc<Semaphore>,
     /// Bytes that are to be fetched ahead in rows.
     pub(crate) ahead_bytes: Arc<AtomicU64>,
+    /// Buffers for frames; what is in use of them counts in `buffers`.
+    pub(crate) frames: Arc<Buffers>,
     /// The worker is stopping: no new writes.
     pub(crate) draining: AtomicBool,
 }
@@ -75,10 +77,15 @@ impl Services {
     /// Checks who asks.
     pub(crate) fn greet(&self, metadata: &MetadataMap) -> Result<Greeting> {
         let checked = Greeting::from_metadata(metadata).and_then(|greeting| {
-            greeting.check(self.cluster, &self.config.token)?;
+            self.welcome(&greeting)?;
             Ok(greeting)
         });
         checked.inspect_err(|_| self.metrics.greetings_refused.one())
+    }
+
+    /// Checks a greeting.
+    pub(crate) fn welcome(&self, greeting: &Greeting) -> Result<()> {
+        greeting.check(self.cluster, &self.config.token)
     }
 
     /// Checks a grant.
@@ -106,6 +113,16 @@ impl Services {
             _ => Err(Error::new(ErrorKind::Busy, "the worker's buffers are all in use")
                 .advise("raise worker.buffer.size, or read less at the same time")),
         }
+    }
+
+    /// The same for who can do without: `None` where there is no room now, or less than half is left for those who cannot.
+    pub(crate) fn spare_buffer(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(BUFFER_UNIT)).ok()?.max(1);
+        let half = usize::try_from(self.config.buffers.0 / BUFFER_UNIT / 2).ok()?;
+        if self.buffers.available_permits() < half + units as usize {
+            return None;
+        }
+        self.buffers.clone().try_acquire_many_owned(units).ok()
     }
 
     /// Refuses new writes while the worker stops.

@@ -7,7 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use larder_common::{BlockId, BlockIndex, Error, ErrorKind, Fingerprint, Result, checksum::crc32c};
-use larder_proto::{convert::WorkerAddress, from_status, v1};
+use larder_proto::{convert::WorkerAddress, v1};
 use larder_ufs::{Fetched, ObjectPath, UnderStore, object};
 
 use crate::{
@@ -93,7 +93,7 @@ impl Services {
         range: Range<u64>,
         taker: &dyn Taker,
     ) -> Result<()> {
-        let mut client = self.peers.client(peer)?;
+        let way = self.peers.way(peer)?;
         let request = v1::ReadRequest {
             grant: want.granted.signed.clone(),
             offset: range.start,
@@ -103,12 +103,11 @@ impl Services {
         };
         let silent = || Error::new(ErrorKind::Deadline, format!("worker {} at {} is silent", peer.id, peer.host));
         let patience = self.config.patience;
-        let stream = tokio::time::timeout(patience, client.read(request)).await.map_err(|_| silent())?;
-        let mut stream = stream.map_err(|status| from_status(&status))?.into_inner();
+        let mut stream = tokio::time::timeout(patience, way.read(request)).await.map_err(|_| silent())??;
         let mut at = range.start;
         while at < range.end {
-            let frame = tokio::time::timeout(patience, stream.message()).await.map_err(|_| silent())?;
-            let Some(frame) = frame.map_err(|status| from_status(&status))? else { break };
+            let frame = tokio::time::timeout(patience, stream.next()).await.map_err(|_| silent())?;
+            let Some(frame) = frame? else { break };
             if frame.served() == v1::Served::BeingEdited {
                 let message = format!("block {} is being edited at worker {}", want.block(), peer.id);
                 return Err(Error::new(ErrorKind::Busy, message).advise("read it from that worker"));

@@ -80,6 +80,7 @@ impl Worker {
             port: u32::from(tcp.local_addr().unwrap().port()),
             sockets: vec![socket.to_str().unwrap().to_owned()],
             locality: format!("node=n{number}"),
+            features: 0,
         };
         let worker = Arc::new(Self {
             address,

@@ -204,6 +204,7 @@ mod tests {
             port: 1,
             sockets: vec![],
             locality: Locality::node(&format!("w{id}")),
+            features: 0,
         };
         Registration { address, version: "1".into(), started: Timestamp(0), tiers: vec![] }
     }

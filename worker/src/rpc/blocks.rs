@@ -63,7 +63,7 @@ impl v1::blocks_server::Blocks for BlocksService {
 
     async fn write(&self, request: Request<Streaming<v1::WriteFrame>>) -> Result<Response<v1::WriteReply>, Status> {
         self.greet(&request)?;
-        let written = self.0.clone().take_file(request.into_inner()).await;
+        let written = self.0.clone().take_stream(request.into_inner()).await;
         written.map(Response::new).map_err(|error| into_status(&error))
     }
 

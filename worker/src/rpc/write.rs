@@ -1,4 +1,4 @@
-//! A file that comes as a stream: into a cache file, a temporary, or both, and on to the workers that take copies.
+//! A file that comes as a stream, by gRPC or the data protocol: into a cache file, a temporary, or both, and on to the workers that take copies.
 //!
 //! Copies are passed on in a chain, each worker to the next, a few frames ahead of the slowest. A copy that fails costs
 //! its receipt, not the file: the master sees how many copies there are and has the missing ones made.
@@ -11,6 +11,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::data::Pieces;
 use crate::{
     services::Services,
     writing::{By, Writing},
@@ -19,18 +20,37 @@ use crate::{
 /// Frames that wait for the next worker of a chain.
 const FRAMES_AHEAD: usize = 8;
 
+/// What comes after the beginning of a stream.
+#[derive(Debug)]
+pub(crate) enum Incoming<'c> {
+    Grpc(Box<Streaming<v1::WriteFrame>>),
+    Data(Box<Pieces<'c>>),
+}
+
 impl Services {
-    /// Takes a whole stream and answers with the receipts of all copies.
-    pub(crate) async fn take_file(self: Arc<Self>, mut frames: Streaming<v1::WriteFrame>) -> Result<v1::WriteReply> {
-        let begin = match self.frame(&mut frames).await? {
-            Some(What::Begin(begin)) => begin,
-            _ => return Err(Error::new(ErrorKind::Invalid, "a stream of writes must begin with its grant")),
-        };
+    /// Takes a whole stream of gRPC.
+    pub(crate) async fn take_stream(self: Arc<Self>, mut frames: Streaming<v1::WriteFrame>) -> Result<v1::WriteReply> {
+        match self.frame(&mut frames).await? {
+            Some(What::Begin(begin)) => self.take_file(begin, Incoming::Grpc(Box::new(frames))).await,
+            _ => Err(Error::new(ErrorKind::Invalid, "a stream of writes must begin with its grant")),
+        }
+    }
+
+    /// Takes a whole file and answers with the receipts of all copies.
+    pub(crate) async fn take_file(
+        self: Arc<Self>,
+        begin: v1::WriteBegin,
+        mut frames: Incoming<'_>,
+    ) -> Result<v1::WriteReply> {
         let granted = self.grant(&begin.grant)?;
         let mut writing = Writing::begin(&self, granted, 0, By::Stream).await?;
         let mut copy = self.pass_on(begin);
         let end = loop {
-            match self.frame(&mut frames).await? {
+            let frame = match &mut frames {
+                Incoming::Grpc(frames) => self.frame(frames).await?,
+                Incoming::Data(pieces) => pieces.next().await?,
+            };
+            match frame {
                 Some(What::Data(data)) => {
                     Copy::send(&mut copy, || What::Data(data.clone())).await;
                     writing.write(data).await?;
@@ -60,7 +80,7 @@ impl Services {
         let mut copies = begin.copies.into_iter();
         let next = copies.next()?;
         let address = WorkerAddress::try_from(next).ok().filter(|next| next.id != self.worker)?;
-        let mut client = self.peers.client(&address).ok()?;
+        let mut client = self.peers.way(&address).ok()?.grpc();
         let (frames, stream) = mpsc::channel(FRAMES_AHEAD);
         let first = v1::WriteBegin { grant: begin.grant, copies: copies.collect() };
         let first = v1::WriteFrame { what: Some(What::Begin(first)) };

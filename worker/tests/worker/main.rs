@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod ahead;
+mod data;
 mod edits;
 mod link;
 mod master;

@@ -1,4 +1,4 @@
-//! Reading over gRPC: cold, warm, shared, streamed, from peers, and when things go wrong.
+//! Reading over gRPC and by the data protocol: cold, warm, shared, streamed, from peers, and when things go wrong.
 
 use std::{
     sync::atomic::Ordering,
@@ -7,15 +7,19 @@ use std::{
 
 use larder_common::{ErrorKind, Generation};
 use larder_proto::{GrantKey, greeting::Token, v1};
+use rstest::rstest;
 
 use crate::{
     master::eventually,
-    site::{MIB, Site, client, content, read},
+    site::{By, MIB, Site, content, read, way},
 };
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cold_and_then_warm() {
-    let site = Site::new("32MB").await;
+async fn cold_and_then_warm(#[case] by: By) {
+    let site = Site::new("32MB").await.by(by);
     let bytes = content(3 * MIB + 17, 1);
     let grant = site.file("f", &bytes).await;
     assert!(site.read(&grant, 0, grant.length).await.unwrap() == bytes);
@@ -29,9 +33,12 @@ async fn cold_and_then_warm() {
     assert!(site.counter("larder_read_bytes_total{path=\"stream\"}") >= grant.length);
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_fetch_serves_all_who_wait() {
-    let site = Site::new("32MB").await;
+async fn one_fetch_serves_all_who_wait(#[case] by: By) {
+    let site = Site::new("32MB").await.by(by);
     let bytes = content(MIB, 2);
     let grant = site.file("f", &bytes).await;
     site.faults.delay_ms.store(200, Ordering::SeqCst);
@@ -43,10 +50,14 @@ async fn one_fetch_serves_all_who_wait() {
     assert!(site.counter("larder_fetch_joined_total") >= 30);
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_room_it_is_streamed_and_not_kept() {
-    let site = Site::with("6MB", |config| config.policy = "LRU".into()).await;
-    let pinned = site.file("pinned", &content(4 * MIB, 3)).await;
+async fn without_room_it_is_streamed_and_not_kept(#[case] by: By) {
+    let site = Site::with("6MB", |config| config.policy = "LRU".into()).await.by(by);
+    // What is left has no room for a block.
+    let pinned = site.file("pinned", &content(5 * MIB + MIB / 4, 3)).await;
     site.read(&pinned, 0, pinned.length).await.unwrap();
     site.worker().store().pin(pinned.file);
     let bytes = content(8 * MIB, 4);
@@ -59,9 +70,12 @@ async fn without_room_it_is_streamed_and_not_kept() {
     assert_eq!(site.fetches(), before, "what was pinned is still there");
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_to_be_kept_is_not() {
-    let site = Site::new("32MB").await;
+async fn what_is_not_to_be_kept_is_not(#[case] by: By) {
+    let site = Site::new("32MB").await.by(by);
     let bytes = content(2 * MIB, 5);
     let grant = site.file("f", &bytes).await;
     let signed = site.master.sign(&grant);
@@ -71,9 +85,12 @@ async fn what_is_not_to_be_kept_is_not() {
     assert_eq!(site.counter("larder_unkept_total{reason=\"asked\"}"), 2);
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn grants_are_checked() {
-    let site = Site::new("32MB").await;
+async fn grants_are_checked(#[case] by: By) {
+    let site = Site::new("32MB").await.by(by);
     let grant = site.file("f", &content(100, 6)).await;
     let forged = grant.sign(&GrantKey { id: 1, secret: [1; 32] });
     let outdated = grant.sign(&GrantKey { id: 5, secret: [1; 32] });
@@ -89,9 +106,12 @@ async fn grants_are_checked() {
     assert_eq!(kind(site.read(&grant, 0, 1).await), ErrorKind::Regrant, "the master has withdrawn the key");
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_that_changed_is_never_served_under_the_old_grant() {
-    let site = Site::new("32MB").await;
+async fn an_object_that_changed_is_never_served_under_the_old_grant(#[case] by: By) {
+    let site = Site::new("32MB").await.by(by);
     let old = site.file("f", &content(2 * MIB, 7)).await;
     let new = content(2 * MIB, 8);
     let fresh = larder_proto::Grant { generation: Generation(2), ..site.file("f", &new).await };
@@ -104,9 +124,12 @@ async fn an_object_that_changed_is_never_served_under_the_old_grant() {
     assert!(site.counter("larder_fetch_changed_total") >= 2);
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_or_stuck_under_store_ends_in_bounded_time() {
-    let site = Site::with("32MB", |config| config.patience = Duration::from_millis(1000)).await;
+async fn a_failing_or_stuck_under_store_ends_in_bounded_time(#[case] by: By) {
+    let site = Site::with("32MB", |config| config.patience = Duration::from_millis(1000)).await.by(by);
     let bytes = content(2 * MIB, 9);
     let grant = site.file("f", &bytes).await;
     site.faults.fail.store(true, Ordering::SeqCst);
@@ -122,9 +145,12 @@ async fn a_failing_or_stuck_under_store_ends_in_bounded_time() {
     assert!(site.read(&grant, 0, grant.length).await.unwrap() == bytes, "and works again after it");
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_readers_at_once() {
-    let site = Site::with("12MB", |config| config.policy = "LRU".into()).await;
+async fn many_readers_at_once(#[case] by: By) {
+    let site = Site::with("12MB", |config| config.policy = "LRU".into()).await.by(by);
     let mut files = Vec::new();
     for n in 0..12 {
         let bytes = content(MIB + n * 100_000, 100 + n);
@@ -141,30 +167,36 @@ async fn many_readers_at_once() {
     futures_util::future::join_all(reads).await;
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_greeting_is_asked_for_and_its_token_checked() {
+async fn a_greeting_is_asked_for_and_its_token_checked(#[case] by: By) {
     let site = Site::with("32MB", |config| config.token = Token::new("secret")).await;
     let port = site.worker().address().port();
     let grant = site.file("f", &content(10, 1)).await;
     let request = v1::ReadRequest { grant: site.master.sign(&grant), length: 10, ..Default::default() };
-    let mut stranger = client(port, Token::new("wrong"));
-    assert_eq!(read(&mut stranger, request.clone()).await.unwrap_err().kind(), ErrorKind::Denied);
-    let info = stranger.get_info(v1::Empty {}).await.unwrap_err();
+    let stranger = way(by, port, Token::new("wrong"));
+    assert_eq!(read(&stranger, request.clone()).await.unwrap_err().kind(), ErrorKind::Denied);
+    let info = stranger.grpc().get_info(v1::Empty {}).await.unwrap_err();
     assert_eq!(larder_proto::from_status(&info).kind(), ErrorKind::Denied);
-    let mut friend = client(port, Token::new("secret"));
-    assert_eq!(read(&mut friend, request).await.unwrap().len(), 10);
-    let info = friend.get_info(v1::Empty {}).await.unwrap().into_inner();
+    let friend = way(by, port, Token::new("secret"));
+    assert_eq!(read(&friend, request).await.unwrap().len(), 10);
+    let info = friend.grpc().get_info(v1::Empty {}).await.unwrap().into_inner();
     assert_eq!(info.tiers.len(), 1);
     assert!(info.counters["larder_greetings_refused_total"] >= 2);
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blocks_are_loaded_from_a_peer() {
-    let first = Site::new("32MB").await;
+async fn blocks_are_loaded_from_a_peer(#[case] by: By) {
+    let first = Site::new("32MB").await.by(by);
     let bytes = content(3 * MIB, 11);
     let grant = first.file("f", &bytes).await;
     first.read(&grant, 0, grant.length).await.unwrap();
-    let second = Site::new("32MB").await;
+    let second = Site::new("32MB").await.by(by);
     let peer = first.blocks().get_info(v1::Empty {}).await.unwrap().into_inner().address.unwrap();
     let peer = v1::WorkerAddress { host: "127.0.0.1".into(), ..peer };
     let runs = vec![v1::BlockRun { first: 0, count: 3 }];
@@ -225,9 +257,12 @@ async fn a_load_stops_when_the_cache_is_full_of_it() {
     assert!(loaded >= 3 && refused >= 3, "{loaded} loaded, {refused} refused");
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_read_in_order_is_fetched_ahead() {
-    let site = Site::new("64MB").await;
+async fn what_is_read_in_order_is_fetched_ahead(#[case] by: By) {
+    let site = Site::new("64MB").await.by(by);
     let grant = site.file("f", &content(24 * MIB, 14)).await;
     site.read(&grant, 0, grant.length).await.unwrap();
     assert!(site.counter("larder_read_ahead_blocks_total") > 4);

@@ -7,7 +7,10 @@ use larder_common::{
     BlockSize, ClusterId, Error, FileId, Fingerprint, Generation, GroupPolicy, LeaseId, MountId, Result, WriteType,
 };
 use larder_proto::{
-    Channel, Grant, Greeting, WriteRight, from_status,
+    Channel, Grant, Greeting, WriteRight,
+    convert::WorkerAddress,
+    data::Way,
+    from_status,
     greeting::Token,
     shortcircuit::{Received, Socket},
     v1::{self, blocks_client::BlocksClient, short_reply, short_request, write_frame},
@@ -45,6 +48,28 @@ pub(crate) fn memory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
+/// How a test reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Grpc,
+    Data,
+}
+
+/// The way to a worker at this port, that takes no other than the one of the test.
+pub(crate) fn way(by: By, port: u16, token: Token) -> Way {
+    let features = if by == By::Data { larder_proto::greeting::FEATURE_DATA } else { 0 };
+    let address = WorkerAddress {
+        id: larder_common::WorkerId([1; 16]),
+        incarnation: larder_common::Incarnation(1),
+        host: "127.0.0.1".into(),
+        port,
+        sockets: vec![],
+        locality: larder_common::Locality::default(),
+        features,
+    };
+    Way::to(&address, &Greeting::of_server("test", token)).unwrap()
+}
+
 pub(crate) struct Site {
     pub(crate) master: Master,
     pub(crate) worker: Option<Worker>,
@@ -52,6 +77,8 @@ pub(crate) struct Site {
     pub(crate) tier: Arc<TempDir>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) config: WorkerConfig,
+    by: By,
+    shutdown: CancellationToken,
     store: Arc<dyn UnderStore>,
     _state: TempDir,
 }
@@ -73,14 +100,40 @@ impl Site {
         let master = Master::start(&root).await;
         let store = larder_ufs::open(&root, OpenOptions::new(CLUSTER)).await.unwrap();
         let faults = Arc::<Faults>::default();
-        let mut site = Self { master, worker: None, under, tier: Arc::new(tier), faults, config, store, _state: state };
+        let (tier, by, shutdown) = (Arc::new(tier), By::Grpc, CancellationToken::new());
+        let mut site = Self { master, worker: None, under, tier, faults, config, by, shutdown, store, _state: state };
         site.start().await;
         site
     }
 
     /// Starts the worker (again).
     pub(crate) async fn start(&mut self) {
-        let worker = start_worker(self.config.clone(), &self.faults, &self.master, CancellationToken::new()).await;
+        self.shutdown = CancellationToken::new();
+        let (config, shutdown) = (self.config.clone(), self.shutdown.clone());
+        let worker = start_worker(config, &self.faults, &self.master, shutdown).await;
+        self.worker = Some(worker.unwrap());
+        self.linked().await;
+    }
+
+    /// Stops the worker, as on SIGTERM.
+    pub(crate) async fn stop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(worker) = self.worker.take() {
+            worker.run().await.unwrap();
+        }
+    }
+
+    /// Starts the worker again at the port that it had.
+    pub(crate) async fn start_at(&mut self, port: u16) {
+        let listener = loop {
+            match TcpListener::bind(("127.0.0.1", port)).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        self.shutdown = CancellationToken::new();
+        let (config, shutdown) = (self.config.clone(), self.shutdown.clone());
+        let worker = start_worker_at(config, &self.faults, &self.master, shutdown, listener).await;
         self.worker = Some(worker.unwrap());
         self.linked().await;
     }
@@ -159,11 +212,21 @@ impl Site {
         }
     }
 
+    /// Reads and writes in this way from now on.
+    pub(crate) fn by(mut self, by: By) -> Self {
+        self.by = by;
+        self
+    }
+
+    pub(crate) fn way(&self) -> Way {
+        way(self.by, self.worker().address().port(), Token::default())
+    }
+
     pub(crate) fn blocks(&self) -> BlocksClient<Channel> {
         client(self.worker().address().port(), Token::default())
     }
 
-    /// Reads a range over gRPC.
+    /// Reads a range.
     pub(crate) async fn read(&self, grant: &Grant, offset: u64, length: u64) -> Result<Vec<u8>> {
         self.read_signed(self.master.sign(grant), offset, length, v1::ReadType::Cache).await
     }
@@ -176,10 +239,10 @@ impl Site {
         how: v1::ReadType,
     ) -> Result<Vec<u8>> {
         let request = v1::ReadRequest { grant, offset, length, read_type: how.into(), frame: 0 };
-        read(&mut self.blocks(), request).await
+        read(&self.way(), request).await
     }
 
-    /// Writes a whole file over gRPC.
+    /// Writes a whole file.
     pub(crate) async fn write(
         &self,
         grant: &Grant,
@@ -187,6 +250,13 @@ impl Site {
         copies: Vec<v1::WorkerAddress>,
     ) -> Result<v1::WriteReply> {
         let begin = v1::WriteBegin { grant: self.master.sign(grant), copies };
+        if self.by == By::Data {
+            let mut stream = self.way().write(&begin).await?.expect("a data connection");
+            for part in bytes.chunks(MIB as usize) {
+                stream.send(Bytes::copy_from_slice(part)).await?;
+            }
+            return stream.finish().await;
+        }
         let end = v1::WriteEnd { length: bytes.len() as u64, crc32c: larder_common::checksum::crc32c(bytes) };
         let data = bytes.chunks(MIB as usize).map(|c| write_frame::What::Data(Bytes::copy_from_slice(c)));
         let all: Vec<_> = std::iter::once(write_frame::What::Begin(begin))
@@ -217,6 +287,16 @@ pub(crate) async fn start_worker(
     shutdown: CancellationToken,
 ) -> Result<Worker> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    start_worker_at(config, faults, master, shutdown, listener).await
+}
+
+async fn start_worker_at(
+    config: WorkerConfig,
+    faults: &Arc<Faults>,
+    master: &Master,
+    shutdown: CancellationToken,
+    listener: TcpListener,
+) -> Result<Worker> {
     let components = Components { under_stores: Arc::new(Opener(faults.clone())), ..Components::default() };
     Worker::start(config, components, listener, master.channel(), shutdown).await
 }
@@ -228,11 +308,10 @@ pub(crate) fn client(port: u16, token: Token) -> BlocksClient<Channel> {
 }
 
 /// Reads a stream, checking places and checksums.
-pub(crate) async fn read(client: &mut BlocksClient<Channel>, request: v1::ReadRequest) -> Result<Vec<u8>> {
-    let at = |status: tonic::Status| from_status(&status);
-    let mut stream = client.read(request.clone()).await.map_err(at)?.into_inner();
+pub(crate) async fn read(way: &Way, request: v1::ReadRequest) -> Result<Vec<u8>> {
+    let mut stream = way.read(request.clone()).await?;
     let mut bytes = Vec::new();
-    while let Some(frame) = stream.message().await.map_err(at)? {
+    while let Some(frame) = stream.next().await? {
         assert_eq!(frame.offset, request.offset + bytes.len() as u64);
         assert_eq!(frame.crc32c, larder_common::checksum::crc32c(&frame.data));
         bytes.extend_from_slice(&frame.data);

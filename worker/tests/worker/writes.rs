@@ -7,10 +7,11 @@ use larder_proto::{
     Grant,
     v1::{self, order, short_reply, short_request::What as Ask},
 };
+use rstest::rstest;
 
 use crate::{
     master::eventually,
-    site::{MIB, Short, Site, content},
+    site::{By, MIB, Short, Site, content},
 };
 
 /// A grant to read what was written under a grant to write.
@@ -18,9 +19,12 @@ fn to_read(grant: &Grant, length: u64) -> Grant {
     Grant { length, write: None, ..grant.clone() }
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_write_type_by_stream() {
-    let site = Site::new("64MB").await;
+async fn every_write_type_by_stream(#[case] by: By) {
+    let site = Site::new("64MB").await.by(by);
     let bytes = content(3 * MIB + 5, 1);
     for (n, write_type) in WriteType::ALL.iter().enumerate() {
         let grant = site.to_write(100 * (n as u64 + 1), *write_type);
@@ -47,9 +51,12 @@ async fn every_write_type_by_stream() {
     }
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_file() {
-    let site = Site::new("32MB").await;
+async fn an_empty_file(#[case] by: By) {
+    let site = Site::new("32MB").await.by(by);
     for write_type in [WriteType::CacheThrough, WriteType::Through, WriteType::MustCache] {
         let grant = site.to_write(write_type as u64 * 10 + 10, write_type);
         let reply = site.write(&grant, b"", vec![]).await.unwrap();
@@ -57,9 +64,12 @@ async fn an_empty_file() {
     }
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_sum_a_wrong_length_or_no_end_keep_nothing() {
-    let site = Site::new("32MB").await;
+async fn a_wrong_sum_a_wrong_length_or_no_end_keep_nothing(#[case] by: By) {
+    let site = Site::new("32MB").await.by(by);
     let grant = site.to_write(100, WriteType::CacheThrough);
     let begin = || {
         let begin = v1::WriteBegin { grant: site.master.sign(&grant), copies: vec![] };
@@ -85,9 +95,12 @@ async fn a_wrong_sum_a_wrong_length_or_no_end_keep_nothing() {
     assert!(site.write(&grant, b"content", vec![]).await.is_ok(), "and the lease can be used again");
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_larger_than_the_tier_goes_on_in_the_under_store() {
-    let site = Site::new("8MB").await;
+async fn a_file_larger_than_the_tier_goes_on_in_the_under_store(#[case] by: By) {
+    let site = Site::new("8MB").await.by(by);
     let bytes = content(20 * MIB, 2);
     let grant = site.to_write(100, WriteType::CacheThrough);
     let receipt = site.write(&grant, &bytes, vec![]).await.unwrap().receipts.remove(0);
@@ -98,9 +111,12 @@ async fn a_file_larger_than_the_tier_goes_on_in_the_under_store() {
     assert!(site.worker().store().uncommitted().is_empty());
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_are_passed_on() {
-    let (first, second) = (Site::new("32MB").await, Site::new("32MB").await);
+async fn copies_are_passed_on(#[case] by: By) {
+    let (first, second) = (Site::new("32MB").await.by(by), Site::new("32MB").await.by(by));
     let address = second.blocks().get_info(v1::Empty {}).await.unwrap().into_inner().address.unwrap();
     let address = v1::WorkerAddress { host: "127.0.0.1".into(), ..address };
     let bytes = content(2 * MIB + 1, 3);
@@ -133,9 +149,12 @@ async fn seal(short: &Short, ticket: u64, length: u64) -> larder_common::Result<
     }
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_written_through_a_descriptor() {
-    let site = Site::new("64MB").await;
+async fn a_file_written_through_a_descriptor(#[case] by: By) {
+    let site = Site::new("64MB").await.by(by);
     let short = site.short().await;
     let bytes = content(5 * MIB + 3, 4);
     for (n, write_type) in [WriteType::CacheThrough, WriteType::MustCache, WriteType::Through].into_iter().enumerate() {
@@ -203,18 +222,24 @@ async fn a_write_that_is_over_is_ended_from_outside() {
     assert!(seal(&short, writable.ticket, 0).await.is_err());
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_grant_to_read_gives_no_right_to_write_and_the_reverse() {
-    let site = Site::new("64MB").await;
+async fn a_grant_to_read_gives_no_right_to_write_and_the_reverse(#[case] by: By) {
+    let site = Site::new("64MB").await.by(by);
     let write = site.to_write(100, WriteType::MustCache);
     assert_eq!(site.read(&write, 0, 0).await.unwrap_err().kind(), ErrorKind::Denied);
     let read = to_read(&write, 0);
     assert_eq!(site.write(&read, b"x", vec![]).await.unwrap_err().kind(), ErrorKind::Denied);
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn content_is_persisted_by_order_marked_and_then_freed() {
-    let site = Site::new("64MB").await;
+async fn content_is_persisted_by_order_marked_and_then_freed(#[case] by: By) {
+    let site = Site::new("64MB").await.by(by);
     let bytes = content(3 * MIB + 9, 6);
     let grant = site.to_write(100, WriteType::AsyncThrough);
     site.write(&grant, &bytes, vec![]).await.unwrap();
@@ -258,9 +283,12 @@ async fn persisting_what_is_not_here_leaves_nothing() {
     eventually("no temporary is left", || site.temporary("attempt-2").is_none()).await;
 }
 
+#[rstest]
+#[case(By::Grpc)]
+#[case(By::Data)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mount_that_cannot_be_opened_fails_its_writers_by_name() {
-    let site = Site::new("64MB").await;
+async fn a_mount_that_cannot_be_opened_fails_its_writers_by_name(#[case] by: By) {
+    let site = Site::new("64MB").await.by(by);
     let grant = Grant { mount: larder_common::MountId(9), ..site.to_write(100, WriteType::CacheThrough) };
     let begun = tokio::time::Instant::now();
     assert_eq!(site.write(&grant, b"x", vec![]).await.unwrap_err().kind(), ErrorKind::Regrant);
