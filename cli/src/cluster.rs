@@ -91,7 +91,21 @@ pub(crate) fn settings(context: &Context, mut flags: Vec<Flag>) -> Result<Settin
     context.start_command(Role::Client, flags)
 }
 
-async fn connect(settings: &Settings, reach: Duration) -> Result<FileSystem> {
+/// The settings of a server that is a client of the cluster, too; its logs go where those of servers go.
+///
+/// # Errors
+/// As [`settings`].
+pub(crate) fn server_settings(context: &Context, role: Role, mut flags: Vec<Flag>) -> Result<Settings> {
+    let (settings, _said_below) = context.settings(Some(role), flags.clone())?;
+    flags.extend(local_flags(&settings)?);
+    context.start_server(role, flags)
+}
+
+/// Connects to the cluster that the settings name.
+///
+/// # Errors
+/// `Unavailable` if it is not reached in time.
+pub(crate) async fn connect(settings: &Settings, reach: Duration) -> Result<FileSystem> {
     let connected = tokio::time::timeout(reach, FileSystem::connect(Config::from_settings(settings))).await;
     let late = || Error::new(ErrorKind::Deadline, "no answer");
     let is_given = settings.is_given("master.hostname");

@@ -8,8 +8,8 @@ use clap::{FromArgMatches, Subcommand};
 use crate::{
     arguments::{Arguments, command_line},
     commands::{
-        bench, completions, config, demo, format, fs, fsadmin, health, local, man, master, proxy, run_tests, version,
-        worker,
+        bench, completions, config, demo, format, fs, fsadmin, fuse, health, local, man, master, proxy, run_tests,
+        umount, version, worker,
     },
     context::{Context, Environment},
     exit::Exit,
@@ -70,6 +70,8 @@ macro_rules! registry {
 registry! {
     Start: Demo(demo::Demo);
     Start: Local(local::Local);
+    Start: #[command(visible_alias = "mount")] Fuse(fuse::Fuse);
+    Start: Umount(umount::Umount);
     Files: Fs(fs::Fs);
     Cluster: Fsadmin(fsadmin::Fsadmin);
     Cluster: #[command(name = "runTests")] RunTests(run_tests::RunTests);

@@ -9,6 +9,7 @@ mod context;
 mod exit;
 mod failure;
 mod foreign;
+mod mount;
 mod output;
 mod privileges;
 mod serving;

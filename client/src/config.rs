@@ -100,6 +100,18 @@ impl Config {
         }
     }
 
+    /// The same, to be changed one by one.
+    #[must_use]
+    pub fn change(self) -> ConfigBuilder {
+        ConfigBuilder(self)
+    }
+
+    /// In whose name calls are made that do not say.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// How long an operation may take with all its retries.
     #[must_use]
     pub fn timeout(&self) -> Duration {

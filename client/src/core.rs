@@ -19,6 +19,7 @@ use crate::{
     leases::Local,
     master::Link,
     metadata::Known,
+    nodes,
     options::CreateOptions,
     retry::{Backoff, Deadline},
     touch,
@@ -147,6 +148,7 @@ impl Core {
                 Ok(Outcome::Created(created, lease)) => {
                     let workers = created.workers.into_iter().map(TryInto::try_into);
                     let workers: Vec<WorkerAddress> = workers.collect::<Result<_>>()?;
+                    nodes::check_target(options, &created.grant).map_err(|error| error.at(path.as_bytes()))?;
                     return Ok(Target { lease, grant: created.grant, workers });
                 }
                 Ok(_) => return Err(Error::new(ErrorKind::Mismatch, "the master gave no right to write")),
@@ -161,8 +163,9 @@ impl Core {
 
     pub(crate) fn create_message(&self, path: &FsPath, options: &CreateOptions, empty: bool) -> v1::CreateFile {
         let config = &self.config;
+        let at = options.at.as_ref().map(|(parent, name, _)| nodes::child(*parent, name));
         v1::CreateFile {
-            path: path.as_bytes().to_vec().into(),
+            path: if at.is_some() { Bytes::new() } else { path.as_bytes().to_vec().into() },
             mode: options.mode.unwrap_or(0o644),
             block_size: options.block_size.or(config.block_size).map_or(0, larder_common::BlockSize::bytes),
             write_type: v1::WriteType::from(options.write_type.unwrap_or(config.write_type)).into(),
@@ -173,7 +176,7 @@ impl Core {
             empty,
             prefer_worker: self.near(),
             edit: false,
-            at: None,
+            at,
         }
     }
 }

@@ -50,6 +50,8 @@ mod master;
 mod metadata;
 mod nodes;
 mod options;
+#[doc(hidden)]
+pub mod passthrough;
 mod plan;
 mod reader;
 mod reading;

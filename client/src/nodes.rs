@@ -10,6 +10,9 @@
 //! This file asks; `nodes/changes.rs` changes.
 
 mod changes;
+mod rewriting;
+
+pub(crate) use rewriting::check_target;
 
 use std::{
     sync::Arc,
@@ -131,7 +134,7 @@ fn info(caller: &Caller) -> v1::CallerInfo {
     v1::CallerInfo { uid: caller.uid, gids: caller.gids.clone(), user: caller.name.clone() }
 }
 
-fn child(parent: FileId, name: &Name) -> v1::Child {
+pub(crate) fn child(parent: FileId, name: &Name) -> v1::Child {
     v1::Child { parent: parent.0, name: Bytes::copy_from_slice(name.as_bytes()) }
 }
 

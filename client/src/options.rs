@@ -31,6 +31,9 @@ pub struct CreateOptions {
     pub ttl: Option<Ttl>,
     /// Answer when the master's journal is in its kernel, without waiting for its disk.
     pub relaxed: bool,
+    /// Instead of the path: this name in this directory, which must mean this file. For mounts only.
+    #[doc(hidden)]
+    pub at: Option<(FileId, larder_common::Name, FileId)>,
 }
 
 /// How a directory is made.

@@ -39,6 +39,7 @@ use crate::{
     content::Content,
     descriptors::evict,
     leases::{Leased, Local},
+    passthrough::OnRecall,
     retry::{Backoff, Deadline},
 };
 
@@ -92,11 +93,22 @@ enum Pending {
 }
 
 /// Who uses a lease.
-#[derive(Debug)]
 enum Held {
     By(Weak<Content>, Weak<Local>),
+    /// By somebody who is told.
+    Watched(OnRecall),
     /// It was recalled before its user had made itself known, or while a view holds it.
     Recalled,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Held::By(..) => "By",
+            Held::Watched(_) => "Watched",
+            Held::Recalled => "Recalled",
+        })
+    }
 }
 
 /// What is shared with the guards, which may outlive everything else.
@@ -140,6 +152,11 @@ impl LeaseGuard {
         if before.is_some() {
             evict(content, Arc::clone(local));
         }
+    }
+
+    /// Recalls of this lease are told from now on. False if it has been recalled already.
+    pub(crate) fn watched_by(&self, on_recall: &OnRecall) -> bool {
+        self.shared.held.lock().insert(self.number, Held::Watched(Arc::clone(on_recall))).is_none()
     }
 
     /// When the connection closed, if it did.

@@ -37,11 +37,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How much of a log is shown when a start failed, in bytes.
 const TAIL: u64 = 4096;
 
-/// Starts this command once more, in the background, and waits until it is ready.
+/// Starts this command once more, in the background, and waits until it is ready. `stops` is the command that ends it.
 ///
 /// # Errors
 /// Where it does not become ready, with the end of its log.
-pub(crate) fn start(context: &Context, state: &Path) -> anyhow::Result<Exit> {
+pub(crate) fn start(context: &Context, state: &Path, stops: &str) -> anyhow::Result<Exit> {
     let log_path = state.join("log");
     let log = File::options().create(true).append(true).open(&log_path);
     let mut log = log.map_err(|e| Error::from(e).at(log_path.as_os_str().as_encoded_bytes()))?;
@@ -64,7 +64,7 @@ pub(crate) fn start(context: &Context, state: &Path) -> anyhow::Result<Exit> {
     match context.output.json {
         true => context.output.line(ready.trim_end())?,
         false => {
-            let ready = ready.trim_end().replace("Ctrl-C stops it", "`larder local --stop` stops it");
+            let ready = ready.trim_end().replace("Ctrl-C stops it", &format!("`{stops}` stops it"));
             context.output.line(format!("{ready}; its log is {}", log_path.display()))?;
         }
     }

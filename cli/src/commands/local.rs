@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use larder_client::FileSystem;
 use larder_common::{
     ByteSize, Error, ErrorKind,
     checksum::crc32c,
@@ -27,7 +28,14 @@ use larder_worker::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{command::Run, commands::background, context::Context, exit::Exit, serving};
+use crate::{
+    command::Run,
+    commands::background,
+    context::Context,
+    exit::Exit,
+    mount::{Mount, Running},
+    serving,
+};
 
 /// Run master and worker in one process over a directory
 #[derive(Args, Debug)]
@@ -41,6 +49,12 @@ pub(crate) struct Local {
     /// Where the state is kept [default: one directory for each under store in the state directory]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Mount the files here, for all programs; a missing directory is made
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
+    /// Options of the mount, as ro,allow_other,profile=dataset
+    #[arg(short = 'o', value_name = "OPTIONS", requires = "mount")]
+    options: Vec<String>,
     /// Never change anything in the under store
     #[arg(long)]
     read_only: bool,
@@ -66,12 +80,17 @@ impl Run for Local {
         }
         if self.background {
             let (settings, _said_by_the_other) = context.settings(Some(Role::Local), self.flags(&root))?;
-            return background::start(context, &Place::of(&settings, self.state.as_deref(), &root)?.state);
+            let place = Place::of(&settings, self.state.as_deref(), &root)?;
+            return background::start(context, &place.state, "larder local --stop");
         }
         let settings = context.start_server(Role::Local, self.flags(&root))?;
         let place = Place::of(&settings, self.state.as_deref(), &root)?;
         let keep = self.keep_cache || settings.local.keep_cache;
-        serving::runtime()?.block_on(run(context, &settings, &place, keep))
+        let mount = match &self.mount {
+            Some(mount_point) => Some(Mount::new(&settings, &self.options, mount_point, &place.state)?),
+            None => None,
+        };
+        serving::runtime()?.block_on(run(context, &settings, &place, (keep, mount)))
     }
 }
 
@@ -145,6 +164,10 @@ impl Place {
         Ok(Token::new(token))
     }
 
+    fn token_text(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(&self.token).context("the token")?.trim().to_owned())
+    }
+
     fn announce(&self, master: &str, root: &str) -> anyhow::Result<Announcement> {
         let text = format!(
             "# A running `larder local`; the file goes when it stops.\nmaster = {master:?}\ntoken_file = {:?}\nroot = {root:?}\npid = {}\n",
@@ -171,7 +194,12 @@ async fn loopback(port: u16, is_given: bool, setting: &str) -> Result<TcpListene
     serving::listen_or_any(&address, setting, is_given).await
 }
 
-async fn run(context: &Context, settings: &Settings, place: &Place, keep: bool) -> anyhow::Result<Exit> {
+async fn run(
+    context: &Context,
+    settings: &Settings,
+    place: &Place,
+    (keep, mount): (bool, Option<Mount>),
+) -> anyhow::Result<Exit> {
     let token = place.token()?;
     let rpc = loopback(settings.master.rpc_port, settings.is_given("master.rpc.port"), "master.rpc.port").await?;
     let data = loopback(settings.worker.rpc_port, settings.is_given("worker.rpc.port"), "worker.rpc.port").await?;
@@ -200,11 +228,23 @@ async fn run(context: &Context, settings: &Settings, place: &Place, keep: bool) 
     }
     let root = settings.master.mount_root.clone().unwrap_or_default();
     let announcement = place.announce(&master_address.to_string(), &root)?;
-    say_ready(context, &root, &master_address.to_string(), &worker_address.to_string())?;
+    let mounted = match mount {
+        Some(mount) => {
+            let client = larder_client::Config::from_settings(settings).change().token(&place.token_text()?);
+            let client = client.master("127.0.0.1", master_address.port())?.build();
+            Some(mount.start(FileSystem::connect(client).await?).await?)
+        }
+        None => None,
+    };
+    let shown = mounted.as_ref().map(Running::mount_point);
+    say_ready(context, &root, &master_address.to_string(), &worker_address.to_string(), shown)?;
     tokio::select! {
         () = stop.cancelled() => {}
         ended = &mut master => return Err(ended_early(ended)),
         ended = &mut worker => return Err(ended_early(ended)),
+    }
+    if let Some(mounted) = mounted {
+        mounted.stop().await?;
     }
     drop(announcement);
     worker_stop.cancel();
@@ -248,11 +288,15 @@ fn ended_early(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> anyh
     }
 }
 
-fn say_ready(context: &Context, root: &str, master: &str, worker: &str) -> anyhow::Result<()> {
+fn say_ready(context: &Context, root: &str, master: &str, worker: &str, mounted: Option<&Path>) -> anyhow::Result<()> {
     if context.output.json {
-        return context.output.object(&serde_json::json!({ "root": root, "master": master, "worker": worker }));
+        let object = serde_json::json!({ "root": root, "master": master, "worker": worker, "mount": mounted });
+        return context.output.object(&object);
     }
-    context.output.line(format!("larder: serving {root} at larder://{master} (worker {worker}); Ctrl-C stops it"))
+    let mounted = mounted.map_or_else(String::new, |path| format!(", mounted at {}", path.display()));
+    context
+        .output
+        .line(format!("larder: serving {root} at larder://{master} (worker {worker}){mounted}; Ctrl-C stops it"))
 }
 
 fn master_config(settings: &Settings, place: &Place, token: &Token) -> anyhow::Result<MasterConfig> {

@@ -121,10 +121,14 @@ impl Shared {
     fn recall(&self, leases: &[u64]) {
         for number in leases {
             let held = self.held.lock().insert(*number, Held::Recalled);
-            if let Some(Held::By(content, local)) = held
-                && let (Some(content), Some(local)) = (content.upgrade(), local.upgrade())
-            {
-                evict(&content, local);
+            match held {
+                Some(Held::By(content, local)) => {
+                    if let (Some(content), Some(local)) = (content.upgrade(), local.upgrade()) {
+                        evict(&content, local);
+                    }
+                }
+                Some(Held::Watched(on_recall)) => on_recall(),
+                Some(Held::Recalled) | None => {}
             }
         }
     }

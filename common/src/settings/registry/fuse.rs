@@ -27,6 +27,11 @@ group! {
     /// Which of the kernel's newer abilities may be used: `all`, or `all` and the ones left out with a minus before
     /// them, as `all,-passthrough`.
     kernel_features: Vec<String> = Setting::named("fuse.kernel.features").default("all");
+    /// Threads that read the kernel's requests. None of them waits for anything, so that few are enough.
+    threads: NonZeroUsize = Setting::named("fuse.threads").default("4");
+    /// Where files are kept while they are changed through a mount, without a name: as much as is being changed. The system's
+    /// directory for temporary files, if not set.
+    scratch: Option<PathBuf> = Setting::named("fuse.scratch.folder");
     /// The port of the mount's `/health`, `/ready` and `/metrics`.
     web_port: u16 = Setting::named("fuse.web.port").default("49999").alluxio(&["fuse.web.bind.port"]);
 }

@@ -1,0 +1,30 @@
+//! The mount: a file system of the kernel on one side, the client library on the other.
+//!
+//! [`mount`] puts a directory of the namespace at a place in the file system and serves it until it is unmounted. From the outside
+//! in: `transport` carries the kernel's requests; `server` knows what is open and which node stands for what; `namespace`,
+//! `directories` and `files` answer; `invalidation` drops what others have changed. `nodes`, `mode`, `backing`, `ranges`,
+//! `attributes` and `options` decide and do nothing else.
+//!
+//! No request waits without a deadline, and none blocks the thread that read it.
+
+mod attributes;
+mod backing;
+mod directories;
+mod draft;
+mod errno;
+mod features;
+mod files;
+mod invalidation;
+mod mode;
+mod mounting;
+mod namespace;
+mod nodes;
+mod opened;
+mod options;
+mod ranges;
+mod server;
+mod transport;
+
+pub use features::Features;
+pub use mounting::{Config, Mounted, mount, unmount};
+pub use options::MountOptions;

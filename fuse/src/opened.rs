@@ -1,0 +1,178 @@
+//! What is open of a node: the mode that its handles share, and the draft that its writers share.
+
+use std::sync::Arc;
+
+use larder_client::{File, FileId, FileStatus};
+use parking_lot::Mutex;
+
+use crate::{
+    directories::Cursor,
+    draft::Draft,
+    errno::{Answer, Errno},
+    mode::{Access, Mode, Offer, Way},
+    nodes::{NodeId, Seen},
+    server::Server,
+    transport::Backing,
+};
+
+/// What the handles of a node share.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) node: NodeId,
+    pub(crate) file: FileId,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    mode: Mode,
+    /// What the handles that are passed through use.
+    backing: Option<Arc<Backing>>,
+    draft: Option<Arc<Draft>>,
+    writers: u32,
+    /// As it was when it was last seen: the file may have no name any more.
+    status: FileStatus,
+}
+
+impl Opened {
+    pub(crate) fn draft(&self) -> Option<Arc<Draft>> {
+        self.state.lock().draft.clone()
+    }
+
+    pub(crate) fn backing(&self) -> Option<Arc<Backing>> {
+        self.state.lock().backing.clone()
+    }
+
+    /// Whether the kernel reads for some handles, which cannot see what is written through us.
+    pub(crate) fn is_passed_through(&self) -> bool {
+        matches!(self.state.lock().mode, Mode::Through(_))
+    }
+
+    pub(crate) fn status(&self) -> FileStatus {
+        self.state.lock().status.clone()
+    }
+
+    pub(crate) fn set_status(&self, change: impl FnOnce(&mut FileStatus)) {
+        change(&mut self.state.lock().status);
+    }
+}
+
+/// A handle's share in what is open. Ends in `Drop`.
+pub(crate) struct Claim {
+    server: Arc<Server>,
+    pub(crate) opened: Arc<Opened>,
+    pub(crate) way: Way,
+    writes: bool,
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claim").field("node", &self.opened.node).field("way", &self.way).finish_non_exhaustive()
+    }
+}
+
+/// An open handle.
+#[derive(Debug)]
+pub(crate) enum Handle {
+    /// The kernel serves it.
+    Through(Claim),
+    /// The version that it reads, as soon as it has read.
+    Reader(Claim, Mutex<Option<File>>),
+    /// What it changes, and whether it only appends.
+    Writer(Claim, Arc<Draft>, bool),
+    Directory(tokio::sync::Mutex<Cursor>),
+}
+
+impl Handle {
+    pub(crate) fn claim(&self) -> Option<&Claim> {
+        match self {
+            Handle::Through(claim) | Handle::Reader(claim, _) | Handle::Writer(claim, ..) => Some(claim),
+            Handle::Directory(_) => None,
+        }
+    }
+}
+
+impl Server {
+    /// Opens a node in a way that goes with what is open of it. `status` says which version was seen; `backing` is its
+    /// registration, where there is one.
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        node: NodeId,
+        status: &FileStatus,
+        access: Access,
+        backing: Option<Arc<Backing>>,
+    ) -> Answer<Claim> {
+        let mut opens = self.opens.lock();
+        if self.table.lock().open(node, status.generation) != Seen::Same {
+            return Err(Errno::STALE);
+        }
+        let claimed = self.claim_in(&mut opens, node, status, access, backing);
+        if claimed.is_err() {
+            self.table.lock().close(node);
+        }
+        claimed
+    }
+
+    fn claim_in(
+        self: &Arc<Self>,
+        opens: &mut rustc_hash::FxHashMap<NodeId, Arc<Opened>>,
+        node: NodeId,
+        status: &FileStatus,
+        access: Access,
+        backing: Option<Arc<Backing>>,
+    ) -> Answer<Claim> {
+        let opened = opens.get(&node).cloned().unwrap_or_else(|| {
+            let state = State { mode: Mode::Idle, backing: None, draft: None, writers: 0, status: status.clone() };
+            Arc::new(Opened { node, file: status.id, state: Mutex::new(state) })
+        });
+        let mut state = opened.state.lock();
+        let whole = backing.is_some() || state.backing.is_some();
+        let way = state.mode.decide(access, Offer { whole, in_place: false, unseen: false });
+        if way == Way::Elsewhere {
+            self.table.lock().outdate(node);
+            return Err(Errno::STALE);
+        }
+        let writes = access.writes();
+        if writes && state.draft.is_none() {
+            let draft = Draft::new(self.nodes.clone(), status, &self.scratch, Arc::clone(&self.clock))?;
+            state.draft = Some(Arc::new(draft));
+        }
+        if writes {
+            state.writers += 1;
+            self.table.lock().set_writing(node, true);
+        }
+        if way == Way::Through && state.backing.is_none() {
+            state.backing = backing;
+        }
+        state.mode.open(way);
+        drop(state);
+        opens.insert(node, Arc::clone(&opened));
+        Ok(Claim { server: Arc::clone(self), opened, way, writes })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut opens = self.server.opens.lock();
+        let mut state = self.opened.state.lock();
+        let node = self.opened.node;
+        state.mode.close();
+        let mut unused = (None, None);
+        if self.writes {
+            state.writers -= 1;
+            if state.writers == 0 {
+                unused.0 = state.draft.take();
+                self.server.table.lock().set_writing(node, false);
+            }
+        }
+        if state.mode == Mode::Idle {
+            unused.1 = state.backing.take();
+            opens.remove(&node);
+        }
+        drop(state);
+        self.server.table.lock().close(node);
+        drop(opens);
+        // Their ends are system calls.
+        drop(unused);
+    }
+}
