@@ -30,6 +30,7 @@ mod identity;
 mod master_link;
 mod observer;
 mod orders;
+mod patch;
 mod peers;
 mod persist;
 mod promotion;

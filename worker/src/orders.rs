@@ -57,7 +57,7 @@ impl Services {
             }
             What::Unknown(order) => self.unknown(order).await,
             What::RollForward(order) => self.roll_forward(order).await,
-            What::Patch(_) => Err(Error::new(ErrorKind::Unsupported, "this worker does not patch objects")),
+            What::Patch(order) => self.patch(order).await,
         }
     }
 

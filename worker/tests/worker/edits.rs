@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A grant to edit what another grant reads, as generation `next`.
-fn to_edit(site: &Site, read: &Grant, next: u64, write_type: WriteType) -> Grant {
+pub(crate) fn to_edit(site: &Site, read: &Grant, next: u64, write_type: WriteType) -> Grant {
     let base = Some(Base { generation: read.generation, length: read.length });
     let lease = LeaseId(read.file.0 + 5000);
     let right = site.to_write(read.file.0, write_type).write;
@@ -25,13 +25,13 @@ fn to_edit(site: &Site, read: &Grant, next: u64, write_type: WriteType) -> Grant
     Grant { generation: Generation(next), write: right, ..read.clone() }
 }
 
-struct Edit {
-    ticket: u64,
-    file: std::fs::File,
-    state: v1::ShortWritable,
+pub(crate) struct Edit {
+    pub(crate) ticket: u64,
+    pub(crate) file: std::fs::File,
+    pub(crate) state: v1::ShortWritable,
 }
 
-async fn begin(site: &Site, short: &Short, grant: &Grant) -> Result<Edit> {
+pub(crate) async fn begin(site: &Site, short: &Short, grant: &Grant) -> Result<Edit> {
     let ask = v1::ShortWrite { grant: site.master.sign(grant), edit: true, ..Default::default() };
     let received = short.ask(Ask::Write(ask)).await?;
     let Some(short_reply::What::Writable(state)) = received.message.what else { panic!() };
@@ -39,7 +39,7 @@ async fn begin(site: &Site, short: &Short, grant: &Grant) -> Result<Edit> {
     Ok(Edit { ticket: state.ticket, file, state })
 }
 
-async fn commit(short: &Short, ticket: u64, length: u64, dirty: &[(u64, u64)]) -> Result<v1::Receipt> {
+pub(crate) async fn commit(short: &Short, ticket: u64, length: u64, dirty: &[(u64, u64)]) -> Result<v1::Receipt> {
     let dirty = dirty.iter().map(|(offset, length)| v1::ByteRange { offset: *offset, length: *length }).collect();
     match short.ask(Ask::Commit(v1::ShortCommit { ticket, length, dirty })).await?.message.what {
         Some(short_reply::What::Sealed(receipt)) => Ok(receipt),

@@ -7,6 +7,7 @@ mod data;
 mod edits;
 mod link;
 mod master;
+mod patches;
 mod reads;
 mod short;
 mod site;

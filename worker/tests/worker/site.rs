@@ -273,6 +273,11 @@ impl Site {
         Short::connect(&self.worker().sockets()[0]).await
     }
 
+    /// What is in a file of the under store.
+    pub(crate) fn object(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.under.path().join(name)).unwrap()
+    }
+
     /// What is in a temporary.
     pub(crate) fn temporary(&self, name: &str) -> Option<Vec<u8>> {
         let path = self.under.path().join(format!(".larder/{CLUSTER}/tmp/{name}"));

@@ -156,6 +156,15 @@ impl UnderStore for Faulty {
     fn list_temporaries(&self) -> BoxFuture<'_, Result<Vec<TemporaryName>>> {
         self.inner.list_temporaries()
     }
+    fn patch<'a>(
+        &'a self,
+        path: &'a ObjectPath,
+        expected: &'a Fingerprint,
+        patch: larder_ufs::Patch,
+    ) -> BoxFuture<'a, Result<Fingerprint>> {
+        self.inner.patch(path, expected, patch)
+    }
+
     fn publish<'a>(
         &'a self,
         temporary: &'a TemporaryName,
