@@ -6,6 +6,8 @@
 //! recorded: a master that starts anew finds the lease, and the client sends its call again.
 
 pub mod decisions;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::{
