@@ -7,6 +7,7 @@ use larder_common::{
     settings::{self, Settings},
 };
 use larder_proto::greeting::Token;
+use larder_ufs::Credentials;
 
 /// How callers are vouched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub struct MasterConfig {
     pub under_timeout: Duration,
     /// Threads for each under store.
     pub under_threads: usize,
+    /// The credentials that mounts may name.
+    pub credentials: Credentials,
 }
 
 impl MasterConfig {
@@ -93,6 +96,7 @@ impl MasterConfig {
             freshness: settings.ufs.freshness.to_string(),
             under_timeout: settings.ufs.timeout,
             under_threads: settings.ufs.threads.get(),
+            credentials: settings.credentials.clone().into(),
         })
     }
 }
@@ -116,6 +120,7 @@ impl Default for MasterConfig {
             freshness: "auto".into(),
             under_timeout: Duration::from_secs(20),
             under_threads: 16,
+            credentials: Credentials::default(),
         }
     }
 }

@@ -19,7 +19,7 @@ use larder_proto::{
         admin_server::AdminServer, file_system_server::FileSystemServer, master_message, workers_server::WorkersServer,
     },
 };
-use larder_ufs::{OpenOptions, UnderStore};
+use larder_ufs::{Credentials, OpenOptions, UnderStore};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
@@ -238,6 +238,7 @@ fn stores(core: &Arc<Core>, book: &Arc<Book>, config: &MasterConfig) -> Result<U
         cluster: core.journal().cluster(),
         timeout: config.under_timeout,
         threads: config.under_threads,
+        credentials: config.credentials.clone(),
     });
     Ok(UnderStores::new(Arc::clone(book) as _, opener, Arc::clone(core.clock()), settings))
 }
@@ -248,6 +249,7 @@ struct StoreOpener {
     cluster: ClusterId,
     timeout: Duration,
     threads: usize,
+    credentials: Credentials,
 }
 
 impl Opener for StoreOpener {
@@ -256,6 +258,8 @@ impl Opener for StoreOpener {
             read_only: mount.read_only,
             threads: self.threads,
             deadline: self.timeout,
+            options: mount.options.clone().into_iter().collect(),
+            credentials: self.credentials.clone(),
             ..OpenOptions::new(self.cluster)
         };
         let uri = mount.uri.clone();

@@ -24,12 +24,20 @@ macro_rules! capabilities {
 capabilities! {
     /// Takes changes at all: not mounted or opened read-only.
     writable, "writable";
+    /// Its directories can be listed.
+    lists, "listings";
+    /// Takes names of any bytes; else of UTF-8 text that neither begins nor ends in white space.
+    any_names, "names of any bytes";
     /// Keeps mode, owner, group and times, and lets them be set.
     attributes, "posix attributes";
     /// Has directories that exist without entries and can be made and removed.
     directories, "directories";
-    /// Renames files and directories in one step.
+    /// Nothing gets a name in a directory that was not made before.
+    firm_directories, "firm directories";
+    /// Renames files and directories.
     rename, "rename";
+    /// Renames in one step. Without it others see a copy come and the original go, entry by entry.
+    atomic_rename, "rename in one step";
     /// Gives one inode several names.
     hard_links, "hard links";
     /// Has symbolic links.

@@ -6,6 +6,7 @@
 
 pub mod capability;
 pub mod contract;
+pub mod credential;
 pub mod faulty;
 pub mod layered;
 pub mod local;
@@ -16,6 +17,7 @@ pub mod operation;
 pub mod path;
 pub mod read_only;
 pub mod registry;
+pub mod remote;
 pub mod row;
 pub mod store;
 pub mod throttled;
@@ -23,6 +25,7 @@ pub mod upload;
 pub mod watch;
 
 pub use capability::Capabilities;
+pub use credential::Credentials;
 pub use object::{Fetched, ListPage, ObjectStatus, SampleEntry, Space};
 pub use operation::Operation;
 pub use path::{ObjectPath, OrphanName, TemporaryName};

@@ -208,7 +208,14 @@ impl UnderStore for MemoryStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { writable: true, conditional_put: true, fences: true, ..Capabilities::default() }
+        Capabilities {
+            writable: true,
+            lists: true,
+            any_names: true,
+            conditional_put: true,
+            fences: true,
+            ..Capabilities::default()
+        }
     }
 
     fn space(&self) -> BoxFuture<'_, Result<Space>> {

@@ -1,13 +1,19 @@
 //! From a URI to a store: one line per scheme, and the options that all of them take.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use larder_common::{
     ClusterId, Error, ErrorKind, Result,
     clock::{Clock, SystemClock},
 };
 
-use crate::{UnderStore, local::LocalStore, memory::MemoryStore, read_only::ReadOnly};
+use crate::{
+    Credentials, UnderStore, credential,
+    local::LocalStore,
+    memory::MemoryStore,
+    read_only::ReadOnly,
+    remote::{self, RemoteStore},
+};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -20,6 +26,10 @@ pub struct OpenOptions {
     pub threads: usize,
     /// How long a call may show no progress.
     pub deadline: Duration,
+    /// What the mount was given, by name.
+    pub options: BTreeMap<String, String>,
+    /// The credentials that this server has.
+    pub credentials: Credentials,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
@@ -29,7 +39,8 @@ impl OpenOptions {
     #[must_use]
     pub fn new(cluster: ClusterId) -> Self {
         let clock = SystemClock::shared();
-        Self { cluster, read_only: false, threads: 16, deadline: Duration::from_secs(30), clock }
+        let (options, credentials) = (BTreeMap::new(), Credentials::default());
+        Self { cluster, read_only: false, threads: 16, deadline: Duration::from_secs(30), options, credentials, clock }
     }
 }
 
@@ -55,33 +66,43 @@ fn file_path(rest: String) -> Result<String> {
     }
 }
 
-/// Opens a store: an absolute path, `file:///path`, or `memory://name` (one per name in this process).
+/// Opens a store: an absolute path, `file:///path`, `memory://name` (one per name in this process), or a URI of a service
+/// ([`RemoteStore`]).
 ///
 /// # Errors
-/// `Config` for a URI that names no store that is built in, with the nearest that is; else as the store says.
+/// `Config` for a URI that names no store that is built in, with the nearest that is, and for a secret in the URI or the
+/// options; else as the store says.
 pub async fn open(uri: &str, options: OpenOptions) -> Result<Arc<dyn UnderStore>> {
+    credential::check_public(uri, &options.options)?;
     let read_only = options.read_only;
     let (scheme, rest) = match uri.split_once("://") {
         Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
         None if uri.starts_with('/') => ("file".to_owned(), uri),
         None => return Err(unknown(uri)),
     };
-    let Some((_, opener)) = SCHEMES.iter().find(|(name, _)| *name == scheme) else {
-        return Err(unknown(uri));
+    let built_in = SCHEMES.iter().find(|(name, _)| *name == scheme);
+    let store: Arc<dyn UnderStore> = match built_in {
+        Some((_, opener)) => opener(rest.to_owned(), options).await?,
+        None if RemoteStore::knows(&scheme) => Arc::new(RemoteStore::open(&scheme, rest, options).await?),
+        None => return Err(unknown(uri)),
     };
-    let store = opener(rest.to_owned(), options).await?;
     Ok(if read_only { Arc::new(ReadOnly::around(store)) } else { store })
 }
 
 /// Says what would be understood. Never repeats what follows the scheme, which may hold a secret.
 fn unknown(uri: &str) -> Error {
-    let all: Vec<_> = SCHEMES.iter().map(|(name, _)| format!("{name}://")).collect();
+    let names: Vec<_> = SCHEMES.iter().map(|(name, _)| *name).chain(RemoteStore::schemes()).collect();
+    let all: Vec<_> = names.iter().map(|name| format!("{name}://")).collect();
     let Some((scheme, _)) = uri.split_once("://") else {
         return Error::new(ErrorKind::Config, format!("{uri:?} is neither an absolute path nor a URI"))
             .advise(format!("begin it with `/` or one of {}", all.join(", ")));
     };
+    if let Some(feature) = remote::service::absent(scheme) {
+        return Error::new(ErrorKind::Config, format!("{scheme}:// is not in this build"))
+            .advise(format!("build it with the feature {feature} of larder-ufs"));
+    }
     let near = |name: &str| strsim::damerau_levenshtein(name, scheme);
-    let nearest = SCHEMES.iter().map(|(name, _)| *name).min_by_key(|name| near(name)).filter(|name| near(name) <= 2);
+    let nearest = names.iter().copied().min_by_key(|name| near(name)).filter(|name| near(name) <= 2);
     let hint = nearest.map(|name| format!("did you mean {name}://? ")).unwrap_or_default();
     Error::new(ErrorKind::Config, format!("no under store for {scheme}://"))
         .advise(format!("{hint}built in are {} and plain absolute paths", all.join(", ")))
@@ -100,8 +121,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_built_in_is_answered_with_what_is() {
         assert!(refused("flie:///data").await.contains("did you mean file://?"));
-        let s3 = refused("s3://key:secret@bucket/").await;
-        assert!(s3.contains("memory://") && !s3.contains("secret"), "{s3}");
+        let other = refused("other://key@bucket/").await;
+        assert!(other.contains("memory://") && other.contains("s3://") && !other.contains("key"), "{other}");
+        let secret = refused("s3://key:hunter2@bucket/").await;
+        assert!(secret.contains("credential=NAME") && !secret.contains("hunter2"), "{secret}");
+        #[cfg(not(feature = "gcs"))]
+        assert!(refused("gs://bucket/").await.contains("feature gcs"));
         assert!(refused("data").await.contains("begin it with `/`"));
         assert!(refused("file://data").await.contains("file:///data"));
     }

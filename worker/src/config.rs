@@ -7,6 +7,7 @@ use larder_common::{
     settings::{Host, HugePages, Percent, Secret, Settings},
 };
 use larder_proto::greeting::Token;
+use larder_ufs::Credentials;
 
 /// The settings of one worker.
 #[derive(Clone, Debug)]
@@ -53,6 +54,8 @@ pub struct WorkerConfig {
     pub patience: Duration,
     /// How long content that is nowhere else may keep a worker from stopping.
     pub drain: Duration,
+    /// The credentials that mounts may name.
+    pub credentials: Credentials,
 }
 
 impl WorkerConfig {
@@ -81,6 +84,7 @@ impl WorkerConfig {
             scrub_rate: ByteSize::mib(16),
             patience: Duration::from_secs(30),
             drain: Duration::from_secs(60),
+            credentials: Credentials::default(),
         }
     }
 
@@ -114,6 +118,7 @@ impl WorkerConfig {
             scrub_rate: worker.scrub_rate,
             patience: settings.ufs.timeout,
             drain: worker.drain_timeout,
+            credentials: settings.credentials.clone().into(),
             ..Self::new(settings.state_folder(is_root)?.join("worker"), worker.tiers.clone())
         })
     }

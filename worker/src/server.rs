@@ -12,7 +12,7 @@ use larder_common::{
     settings,
 };
 use larder_proto::{Channel, Greeting, convert::WorkerAddress, data::Buffers, greeting};
-use larder_ufs::{BoxFuture, UnderStore};
+use larder_ufs::{BoxFuture, Credentials, OpenOptions, UnderStore};
 use parking_lot::RwLock;
 use tokio::{
     net::TcpListener,
@@ -57,20 +57,47 @@ pub struct Components {
     pub under_stores: Arc<dyn OpenStore>,
 }
 
+impl Components {
+    /// The system's clock and the under stores that are built in, as the configuration wants them.
+    #[must_use]
+    pub fn of(config: &WorkerConfig) -> Self {
+        let built_in =
+            BuiltIn { credentials: config.credentials.clone(), deadline: config.patience, threads: config.fetches };
+        Self { clock: SystemClock::shared(), under_stores: Arc::new(built_in) }
+    }
+}
+
 impl Default for Components {
     fn default() -> Self {
-        Self { clock: SystemClock::shared(), under_stores: Arc::new(BuiltIn) }
+        Self { clock: SystemClock::shared(), under_stores: Arc::new(BuiltIn::default()) }
     }
 }
 
 /// The under stores that are built in.
 #[derive(Debug)]
-struct BuiltIn;
+struct BuiltIn {
+    credentials: Credentials,
+    deadline: Duration,
+    threads: usize,
+}
+
+impl Default for BuiltIn {
+    fn default() -> Self {
+        let OpenOptions { credentials, deadline, threads, .. } = OpenOptions::new(ClusterId::default());
+        Self { credentials, deadline, threads }
+    }
+}
 
 impl OpenStore for BuiltIn {
     fn open<'a>(&'a self, mount: &'a MountSpec) -> BoxFuture<'a, Result<Arc<dyn UnderStore>>> {
-        let options =
-            larder_ufs::OpenOptions { read_only: mount.read_only, ..larder_ufs::OpenOptions::new(mount.cluster) };
+        let options = OpenOptions {
+            read_only: mount.read_only,
+            threads: self.threads,
+            deadline: self.deadline,
+            options: mount.options.clone(),
+            credentials: self.credentials.clone(),
+            ..OpenOptions::new(mount.cluster)
+        };
         Box::pin(larder_ufs::open(&mount.uri, options))
     }
 }
@@ -85,7 +112,8 @@ pub async fn serve(
     master: Channel,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    Worker::start(config, Components::default(), listener, master, shutdown).await?.run().await
+    let components = Components::of(&config);
+    Worker::start(config, components, listener, master, shutdown).await?.run().await
 }
 
 /// A running worker. Dropping it stops it without saving anything; [`Worker::run`] is the way to stop.

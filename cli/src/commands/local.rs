@@ -211,7 +211,8 @@ async fn run(
         (serving::stop_on_signals()?, CancellationToken::new(), CancellationToken::new());
     let mut master = tokio::spawn(server.serve(rpc, master_stop.clone()));
     let config = worker_config(settings, place, token)?;
-    let start = Worker::start(config, Components::default(), data, channel, worker_stop.clone());
+    let components = Components::of(&config);
+    let start = Worker::start(config, components, data, channel, worker_stop.clone());
     let worker = tokio::select! {
         started = start => started?,
         ended = &mut master => return Err(ended_early(ended)),

@@ -46,7 +46,8 @@ async fn serve(settings: &Settings, mut config: WorkerConfig) -> anyhow::Result<
     let master = serving::master_channel(settings)?;
     let stop = serving::stop_on_signals()?;
     endpoints.starting(format!("waiting for the master at {}", settings.master_address()));
-    let started = larder_worker::Worker::start(config, Components::default(), listener, master, stop.clone()).await;
+    let components = Components::of(&config);
+    let started = larder_worker::Worker::start(config, components, listener, master, stop.clone()).await;
     let worker = match started {
         Err(_) if stop.is_cancelled() => return Ok(Exit::Done),
         started => started?,

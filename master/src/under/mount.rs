@@ -346,7 +346,7 @@ impl LiveMount {
 
 fn nature(store: &dyn UnderStore) -> Nature {
     let can = store.capabilities();
-    match (can.watch, can.directories && can.rename) {
+    match (can.watch, can.attributes) {
         (true, _) => Nature::Watchable,
         (false, true) => Nature::Unwatchable(format!("{} tells of no changes", store.describe())),
         (false, false) => Nature::Remote,

@@ -6,11 +6,12 @@ use super::{Case, Outcome, Stage, case, refusal, same};
 use crate::{ObjectPath, PRIVATE_DIRECTORY};
 
 pub(super) const CASES: &[Case] = &[
-    case!(pages_are_in_byte_order, writable),
-    case!(paging_survives_changes, writable),
-    case!(a_page_after_a_name_that_is_gone, writable),
-    case!(listing_what_is_no_directory, writable),
-    case!(its_own_directory_is_hidden, writable),
+    case!(pages_are_in_byte_order, writable, lists),
+    case!(directories_are_in_byte_order, writable, lists),
+    case!(paging_survives_changes, writable, lists),
+    case!(a_page_after_a_name_that_is_gone, writable, lists),
+    case!(listing_what_is_no_directory, writable, lists),
+    case!(its_own_directory_is_hidden, writable, lists),
     case!(too_deep_is_an_error),
 ];
 
@@ -29,13 +30,16 @@ async fn walk(stage: &Stage, limit: usize) -> larder_common::Result<Vec<Vec<u8>>
 
 async fn pages_are_in_byte_order(stage: &Stage) -> Outcome {
     let mut wanted: Vec<Vec<u8>> =
-        vec![b"a".into(), b"a-b".into(), b"a0".into(), b"\xff\xfe".into(), b"\n \t".into(), vec![b'x'; 255]];
+        vec![b"a".into(), b"a-b".into(), b"a0".into(), vec![b'x'; 100], "\u{e4} \u{1f980}%2F+&".into()];
+    if stage.store.capabilities().any_names {
+        wanted.extend([b"\xff\xfe".to_vec(), b"\n \t".to_vec(), vec![b'x'; 255]]);
+    }
     wanted.extend((0..40).map(|i| format!("file-{i}").into_bytes()));
     for name in &wanted {
         stage.file(&stage.path(name)?, name).await?;
     }
     wanted.sort();
-    for limit in [1, 7, 46, 1000] {
+    for limit in [1, 7, wanted.len(), 1000] {
         same!(walk(stage, limit).await?, wanted, "pages of {limit}");
     }
     let page = stage.store.list(stage.base(), None, 1000).await?;
@@ -43,6 +47,26 @@ async fn pages_are_in_byte_order(stage: &Stage) -> Outcome {
         same!(status.length, name.as_bytes().len() as u64, "the length of {name}");
         let one = stage.store.status(&stage.path(name)?).await?;
         same!(status.fingerprint, one.fingerprint, "listing and status of {name}");
+    }
+    Ok(())
+}
+
+/// A directory's name comes before all that begin with it, also where `/` does not.
+async fn directories_are_in_byte_order(stage: &Stage) -> Outcome {
+    let below = |name: &str| -> larder_common::Result<ObjectPath> { stage.path(name)?.join(&Name::new("f")?) };
+    for name in ["a-b", "a.b", "a0", "b!"] {
+        stage.file(&stage.path(name)?, b"x").await?;
+    }
+    for name in ["a", "a-b-c", "b", "b!!"] {
+        if stage.store.capabilities().firm_directories {
+            stage.store.make_directory(&stage.path(name)?, crate::Attributes::default()).await?;
+        }
+        stage.file(&below(name)?, b"x").await?;
+    }
+    let wanted: Vec<Vec<u8>> =
+        ["a", "a-b", "a-b-c", "a.b", "a0", "b", "b!", "b!!"].iter().map(|name| name.as_bytes().to_vec()).collect();
+    for limit in 1..10 {
+        same!(walk(stage, limit).await?, wanted, "pages of {limit}");
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ async fn a_new_name_must_be_free(stage: &Stage) -> Outcome {
     same!(refusal(stage.file(&path, b"ours").await)?, ErrorKind::AlreadyExists, "publishing over a file");
     same!(stage.read(&path).await?.0, b"theirs", "what was there");
     let none = stage.path("none")?.join(&larder_common::Name::new("f")?)?;
-    if stage.store.capabilities().directories {
+    if stage.store.capabilities().firm_directories {
         same!(refusal(stage.file(&none, b"x").await)?, ErrorKind::NotFound, "publishing into no directory");
     }
     Ok(())
@@ -62,9 +62,11 @@ async fn what_is_gone_is_not_replaced(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-/// Publishes by many at once and gives the winner's fingerprint and content, which must be there.
+/// Publishes by many at once and gives the winner's fingerprint and content, which must be there. No two of all contents
+/// are the same: an ETag may be the content's, and what is replaced by itself is not replaced.
 async fn race(stage: &Stage, path: &ObjectPath, publish: &Publish, loses: ErrorKind) -> Result<Fingerprint, Broken> {
-    let contents: Vec<_> = (0..12).map(|i| format!("content {i:02}").into_bytes()).collect();
+    let round = super::fresh("content")?;
+    let contents: Vec<_> = (0..12).map(|i| format!("{round} {i:02}").into_bytes()).collect();
     let all = contents.iter().map(|content| stage.publish(path, content, publish.clone()));
     let results = futures_util::future::join_all(all).await;
     let mut winner = None;

@@ -61,6 +61,13 @@ async fn what_is_missing_is_unsupported(stage: &Stage) -> Outcome {
         same!(refusal(stage.publish(&path, b"y", keep).await)?, unsupported, "publish that keeps");
         same!(stage.read(&path).await?.0, b"x", "what is there afterwards");
     }
+    if !has.any_names {
+        for name in [&b"\xff"[..], b"f "] {
+            let odd = stage.path(name)?;
+            same!(refusal(stage.file(&odd, b"x").await)?, ErrorKind::Invalid, "a name that it cannot take");
+            same!(refusal(store.status(&odd).await)?, ErrorKind::Invalid, "asking for such a name");
+        }
+    }
     if !has.watch {
         same!(refusal(store.watch())?, unsupported, "watch");
     }

@@ -71,6 +71,12 @@ async fn touched_up(
 pub(in crate::under) async fn done(hands: &Hands<'_>, way: &Move<'_>) -> Result<Option<Done>> {
     let (from, to) = (at(way.from)?, at(way.to)?);
     let Some(at_new) = hands.look(&to).await? else { return Ok(None) };
+    if !hands.can().atomic_rename {
+        // The copies come before the deletions: it is over when nothing is left. What was cut off is done again, and the
+        // store knows where it was.
+        let over = hands.look(&from).await?.is_none();
+        return Ok(over.then_some(Done { fingerprint: Some(at_new.fingerprint), aside: None }));
+    }
     let moved = match recorded(hands, way, &from) {
         Some(fingerprint) => identity::is_it(&at_new, &fingerprint),
         None => hands.look(&from).await?.is_none(),
