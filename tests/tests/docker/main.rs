@@ -4,6 +4,8 @@
 //! circuit is shown by the worker's counters and by a comparison with a tmpfs of the client's own container.
 
 mod failures;
+mod fuse;
+mod guide;
 mod image;
 mod memory;
 mod networks;
