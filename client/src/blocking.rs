@@ -28,8 +28,8 @@ use tokio::{
 };
 
 use crate::{
-    Config, CreateOptions, Entry, ListOptions, LoadOptions, LoadProgress, MkdirOptions, OpenOptions, RemoveOptions,
-    Removed, RenameOptions, Served, View,
+    Config, CreateOptions, EditOptions, Entry, ListOptions, LoadOptions, LoadProgress, MkdirOptions, OpenOptions,
+    RemoveOptions, Removed, RenameOptions, Served, View,
 };
 
 /// A connection to a cluster. Cheap to clone.
@@ -108,6 +108,31 @@ impl FileSystem {
     pub fn create(&self, path: impl AsRef<[u8]>, options: CreateOptions) -> Result<Writer> {
         let inner = self.runtime.wait(self.inner.create(path, options))?;
         Ok(Writer { inner, runtime: Arc::clone(&self.runtime) })
+    }
+
+    /// Begins to edit a file in place.
+    ///
+    /// # Errors
+    /// As [`crate::FileSystem::edit`].
+    pub fn edit(&self, path: impl AsRef<[u8]>, options: EditOptions) -> Result<Edit> {
+        let inner = self.runtime.wait(self.inner.edit(path, options))?;
+        Ok(Edit { inner, runtime: Arc::clone(&self.runtime) })
+    }
+
+    /// Puts bytes at the end of a file that is there.
+    ///
+    /// # Errors
+    /// As [`crate::FileSystem::append`].
+    pub fn append(&self, path: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Result<FileStatus> {
+        self.runtime.wait(self.inner.append(path, bytes))
+    }
+
+    /// Cuts a file, or lets it grow with zeros.
+    ///
+    /// # Errors
+    /// As [`crate::FileSystem::truncate`].
+    pub fn truncate(&self, path: impl AsRef<[u8]>, length: u64) -> Result<FileStatus> {
+        self.runtime.wait(self.inner.truncate(path, length))
     }
 
     /// Reads a whole file.
@@ -240,6 +265,76 @@ impl Read for File {
 impl Seek for File {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.runtime.wait(self.reader.seek(to))
+    }
+}
+
+/// A file that is being edited in place. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    inner: crate::Edit,
+    runtime: Arc<Owned>,
+}
+
+impl Edit {
+    /// Makes any call of the asynchronous edit, and waits for it.
+    pub fn wait<F: Future>(&self, call: impl FnOnce(crate::Edit) -> F) -> F::Output {
+        self.runtime.wait(call(self.inner.clone()))
+    }
+
+    /// How many bytes the file has now.
+    ///
+    /// # Errors
+    /// As [`crate::Edit::length`].
+    pub fn length(&self) -> Result<u64> {
+        self.runtime.wait(self.inner.length())
+    }
+
+    /// Reads bytes from `offset` on, as they are now; 0 at the end.
+    ///
+    /// # Errors
+    /// As [`crate::Edit::read_at`].
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.runtime.wait(self.inner.read_at(offset, buffer))
+    }
+
+    /// Writes bytes at `offset`.
+    ///
+    /// # Errors
+    /// As [`crate::Edit::write_at`].
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.runtime.wait(self.inner.write_at(offset, bytes))
+    }
+
+    /// Writes bytes at the end; answers where they begin.
+    ///
+    /// # Errors
+    /// As [`crate::Edit::append`].
+    pub fn append(&self, bytes: &[u8]) -> Result<u64> {
+        self.runtime.wait(self.inner.append(bytes))
+    }
+
+    /// Gives the file another length.
+    ///
+    /// # Errors
+    /// As [`crate::Edit::set_length`].
+    pub fn set_length(&self, length: u64) -> Result<()> {
+        self.runtime.wait(self.inner.set_length(length))
+    }
+
+    /// Makes what is written the file's content, and goes on.
+    ///
+    /// # Errors
+    /// As [`crate::Edit::commit`].
+    pub fn commit(&self, sync: bool) -> Result<FileStatus> {
+        self.runtime.wait(self.inner.commit(sync))
+    }
+
+    /// Commits and ends the edit.
+    ///
+    /// # Errors
+    /// As [`crate::Edit::close`].
+    pub fn close(self) -> Result<FileStatus> {
+        self.runtime.wait(self.inner.close())
     }
 }
 

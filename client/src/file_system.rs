@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use larder_common::{Error, ErrorKind, FileStatus, FsPath, ReadType, Result, file::Ttl};
+use larder_common::{Error, ErrorKind, FileId, FileStatus, FsPath, ReadType, Result, file::Ttl};
 use larder_proto::{
     convert::WorkerAddress,
     v1::{self, command::What},
@@ -21,6 +21,7 @@ use crate::{
     content::Caches,
     core::Core,
     descriptors::Residents,
+    edit::{Edit, EditOptions, Target},
     file::File,
     listing::{Entry, Listing},
     load::{self, LoadProgress},
@@ -201,6 +202,36 @@ impl FileSystem {
         let mut writer = self.create(path, options).await?;
         writer.write(bytes).await?;
         Box::pin(writer.commit()).await
+    }
+
+    /// Begins to edit a file in place.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDirectory`, `Denied`, `ReadOnly`; `Changed` if it has another generation than was said; `Busy` while
+    /// another process edits it and does not give it up; `Unavailable`.
+    pub async fn edit(&self, path: impl AsRef<[u8]>, options: EditOptions) -> Result<Edit> {
+        let target = Target { path: Some(Self::path(path)?), id: FileId(0), caller: None };
+        Box::pin(self.0.edit(target, options)).await
+    }
+
+    /// Puts bytes at the end of a file that is there.
+    ///
+    /// # Errors
+    /// As [`FileSystem::edit`] and [`Edit::commit`].
+    pub async fn append(&self, path: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Result<FileStatus> {
+        let edit = self.edit(path, EditOptions::default()).await?;
+        edit.append(bytes.as_ref()).await?;
+        Box::pin(edit.close()).await
+    }
+
+    /// Cuts a file, or lets it grow with zeros.
+    ///
+    /// # Errors
+    /// As [`FileSystem::edit`] and [`Edit::commit`].
+    pub async fn truncate(&self, path: impl AsRef<[u8]>, length: u64) -> Result<FileStatus> {
+        let edit = self.edit(path, EditOptions { truncate: length == 0, ..EditOptions::default() }).await?;
+        edit.set_length(length).await?;
+        Box::pin(edit.close()).await
     }
 
     /// Reads a whole file; not copied where it is local.

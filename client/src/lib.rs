@@ -38,6 +38,7 @@ mod config;
 mod content;
 mod core;
 mod descriptors;
+mod edit;
 mod file;
 mod file_system;
 mod fork;
@@ -74,6 +75,7 @@ mod fake;
 mod tests;
 
 pub use config::{Config, ConfigBuilder};
+pub use edit::{Allocate, Edit, EditOptions};
 pub use file::{File, Served};
 pub use file_system::{Entries, FileSystem, Progress};
 pub use listing::Entry;

@@ -85,6 +85,7 @@ pub(crate) struct Link {
     pub(crate) trust: Arc<Trust>,
     pub(crate) state: watch::Sender<LinkState>,
     pub(crate) watchers: Watchers,
+    pub(crate) edits: crate::edit::Edits,
     pub(crate) greeting: Mutex<Greeting>,
     born: Born,
 }
@@ -108,6 +109,7 @@ impl Link {
             trust: Arc::new(Trust::new()),
             state: watch::Sender::new(LinkState::Down(None)),
             watchers: Watchers::default(),
+            edits: crate::edit::Edits::default(),
             greeting: Mutex::new(greeting),
             born: Born::here(),
         }))

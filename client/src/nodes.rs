@@ -7,9 +7,10 @@
 //! Changes are answered when the journal is in the master's kernel, as a local file system promises; its disk follows within
 //! 50 ms, and [`Nodes::sync_directory`] waits for that.
 //!
-//! This file asks; `nodes/changes.rs` changes.
+//! This file asks; `nodes/changes.rs` changes, `nodes/edits.rs` writes.
 
 mod changes;
+mod edits;
 mod rewriting;
 
 pub(crate) use rewriting::check_target;

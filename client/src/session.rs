@@ -257,6 +257,7 @@ impl Reader<'_> {
             }
             Reply::Alive(alive) => self.alive(alive.number),
             Reply::Invalidations(invalidations) => {
+                session.link.edits.recall(&invalidations.leases);
                 let still_open = session.caches.invalidate(&invalidations);
                 session.link.watchers.tell(&invalidations, still_open, &self.acknowledgements);
             }

@@ -9,6 +9,7 @@
 //!
 //! Lock order: `pending`, then `held`; neither is held across an await.
 
+mod editing;
 mod receive;
 
 use std::{

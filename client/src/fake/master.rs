@@ -130,6 +130,14 @@ impl Master {
         }
     }
 
+    /// Asks whoever has these write leases to give them up.
+    pub(crate) fn recall_leases(&self, leases: &[u64]) {
+        let message = v1::Invalidations { sequence: 1, leases: leases.to_vec(), ..Default::default() };
+        for stream in self.streams.lock().values() {
+            drop(stream.send(Ok(v1::SessionReply { what: Some(Reply::Invalidations(message.clone())) })));
+        }
+    }
+
     fn status(&self, path: &[u8], node: Node) -> v1::FileStatus {
         let kind = if node.directory { v1::Kind::Directory } else { v1::Kind::File };
         v1::FileStatus {
@@ -271,8 +279,21 @@ impl Master {
                 self.under.lock().insert(version, bytes);
                 let node = Node { id: version.0, generation: version.1, length: complete.length, directory: false };
                 let status = self.status(&path, node);
-                self.state.lock().names.insert(path, node);
-                Ok(Wire::Status(status))
+                self.state.lock().names.insert(path.clone(), node);
+                match complete.go_on {
+                    true => Ok(Wire::Created(self.edited(path, node, complete.lease, false))),
+                    false => Ok(Wire::Status(status)),
+                }
+            }
+            What::EditFile(edit) => {
+                let node = self.find(&edit.path, edit.id).map_err(|status| larder_proto::from_status(&status))?;
+                let (path, node, ..) = node;
+                let lease = {
+                    let mut state = self.state.lock();
+                    state.next += 1;
+                    state.next
+                };
+                Ok(Wire::Created(self.edited(path, node, lease, edit.truncate)))
             }
             What::AbandonFile(abandon) => {
                 self.state.lock().leases.remove(&abandon.lease);
@@ -324,6 +345,23 @@ impl Master {
         let workers: Vec<_> = workers.iter().take(1).map(|(_, worker)| worker.address.clone()).collect();
         let grant = self.grant(node, Some(lease));
         Ok(Wire::Created(v1::Created { status: Some(status), lease, grant, workers }))
+    }
+
+    /// The right to write the next version of a file in place.
+    fn edited(&self, path: Vec<u8>, node: Node, lease: u64, truncate: bool) -> v1::Created {
+        let generation = {
+            let mut state = self.state.lock();
+            state.next += 1;
+            let generation = state.next;
+            state.leases.insert(lease, (path.clone(), (node.id, generation)));
+            generation
+        };
+        let grant = Grant::peek(&self.grant(node, Some(lease))).unwrap();
+        let base = larder_proto::Base { generation: grant.generation, length: if truncate { 0 } else { grant.length } };
+        let write = grant.write.clone().map(|right| WriteRight { base: Some(base), ..right });
+        let grant = Grant { generation: Generation(generation), write, ..grant }.sign(&self.keys.lock());
+        let workers = vec![self.workers[0].address.clone()];
+        v1::Created { status: Some(self.status(&path, node)), lease, grant, workers }
     }
 
     async fn serve(self: Arc<Self>, mut requests: Streaming<v1::SessionRequest>, replies: Stream1) {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Nodes {
-    async fn change(&self, caller: &Caller, what: What, how: How) -> Result<(Outcome, Said)> {
+    pub(super) async fn change(&self, caller: &Caller, what: What, how: How) -> Result<(Outcome, Said)> {
         let core = &self.core;
         core.link.check_process()?;
         let (deadline, mut backoff) = (core.link.deadline(), Backoff::new());
@@ -75,7 +75,7 @@ impl Nodes {
         self.make(caller, Some((parent, name)), What::CreateFile(message), How::RELAXED).await
     }
 
-    fn create_message(&self, parent: FileId, name: &Name, create: &NodeCreate) -> v1::CreateFile {
+    pub(super) fn create_message(&self, parent: FileId, name: &Name, create: &NodeCreate) -> v1::CreateFile {
         let config = &self.core.config;
         v1::CreateFile {
             at: Some(child(parent, name)),

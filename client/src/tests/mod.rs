@@ -1,6 +1,7 @@
 //! The client against a small cluster in this process: what it reads, writes, remembers, gives back and survives.
 
 mod ahead;
+mod editing;
 mod public;
 mod reading;
 mod sessions;

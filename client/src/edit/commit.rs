@@ -1,0 +1,137 @@
+//! Commits of an edit: sealed at the worker, committed by the master, and on with the next generation or the end.
+
+use larder_common::{Error, ErrorKind, FileStatus, Result};
+use larder_proto::v1::{self, command::What};
+
+use super::{Content, Inner, Place, ranges::Ranges};
+use crate::{
+    calls::{How, Outcome, WriteLease},
+    retry::Deadline,
+};
+
+impl Inner {
+    /// Commits. Answers whether the lease goes on.
+    pub(super) async fn commit(&self, place: &Place, go_on: bool, sync: bool, deadline: Deadline) -> Result<bool> {
+        let _gate = self.gate.lock().await;
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        let committed = self.commit_dirty(place, &dirty, go_on, sync, deadline).await;
+        if committed.is_err() {
+            self.dirty.lock().join(&dirty);
+        }
+        committed
+    }
+
+    async fn commit_dirty(
+        &self,
+        place: &Place,
+        dirty: &Ranges,
+        go_on: bool,
+        sync: bool,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let length = place.length()?;
+        let (lease, before, fresh, unsynced) = {
+            let base = place.base.lock();
+            (base.lease.as_ref().map(|lease| lease.id), base.length, base.fresh, base.unsynced)
+        };
+        let Some(lease) = lease else { return Ok(false) };
+        if !fresh && dirty.is_empty() && length == before && !(sync && unsynced) {
+            return Ok(true);
+        }
+        let ranges = dirty.below(length);
+        let receipt = match &place.bytes {
+            Content::Local(local) => local.commit(length, ranges.clone(), deadline).await?,
+            Content::Remote(remote) => remote.commit(length, ranges.clone(), deadline).await?,
+        };
+        let size = self.status.lock().block_size;
+        let complete = v1::CompleteFile {
+            lease: lease.0,
+            length,
+            receipts: vec![receipt],
+            derived: !fresh,
+            changed: dirty.blocks(size, before, length),
+            dirty: if fresh { vec![v1::ByteRange { offset: 0, length }] } else { ranges },
+            go_on,
+            sync,
+        };
+        let how = How { durable: sync || !self.options.relaxed, repeatable: false };
+        let caller = self.target.caller.clone();
+        let answer = self.core.link.calls.call_as(caller, What::CompleteFile(complete), how, deadline).await;
+        if let Some(path) = &self.target.path {
+            self.core.caches.metadata.forget(path.as_bytes());
+        }
+        match answer {
+            Ok((Outcome::Created(created, lease), _)) => self.goes_on(place, *created, lease, length, sync).await,
+            Ok((Outcome::Status(status), _)) => {
+                *self.status.lock() = *status;
+                let lease = {
+                    let mut base = place.base.lock();
+                    (base.length, base.fresh) = (length, false);
+                    base.lease.take()
+                };
+                if let Some(lease) = lease {
+                    lease.used();
+                }
+                Ok(false)
+            }
+            Ok(_) => Err(Error::new(ErrorKind::Mismatch, "the master did not answer the commit with a status")),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn goes_on(
+        &self,
+        place: &Place,
+        created: v1::Created,
+        lease: WriteLease,
+        length: u64,
+        synced: bool,
+    ) -> Result<bool> {
+        *self.status.lock() = FileStatus::try_from(created.status.unwrap_or_default())?;
+        let old = {
+            let mut base = place.base.lock();
+            (base.length, base.fresh, base.unsynced) = (length, false, !synced);
+            base.lease.replace(lease)
+        };
+        // The same lease under a new guard.
+        if let Some(old) = old {
+            old.used();
+        }
+        let deadline = self.core.link.deadline();
+        match &place.bytes {
+            Content::Local(local) => local.go_on(created.grant, deadline).await?,
+            Content::Remote(remote) => remote.go_on(created.grant, deadline).await?,
+        }
+        Ok(true)
+    }
+
+    /// Commits what is written and gives the lease up, with the file at the worker.
+    pub(super) async fn give_up(&self) -> Result<()> {
+        self.core.link.check_process()?;
+        let deadline = self.core.link.deadline();
+        let mut held = self.place.write().await;
+        let Some(place) = held.take() else { return Ok(()) };
+        let goes_on = match self.commit(&place, false, false, deadline).await {
+            Ok(goes_on) => goes_on,
+            Err(error) => {
+                *held = Some(place);
+                return Err(self.target.named(error));
+            }
+        };
+        let Place { bytes, base } = place;
+        let ended = match bytes {
+            Content::Local(local) => local.end(deadline).await.map(drop),
+            Content::Remote(remote) => remote.end(deadline).await,
+        };
+        if let Err(error) = ended {
+            // The content is committed; the worker finds out by itself that nobody writes any more.
+            tracing::debug!(%error, "a worker did not take an edit back");
+        }
+        let lease = base.into_inner().lease;
+        if let Some(mut lease) = lease.filter(|_| goes_on) {
+            // Nothing had changed.
+            lease.give_back(deadline).await;
+        }
+        Ok(())
+    }
+}
