@@ -143,6 +143,7 @@ impl Site {
             port: 1,
             sockets: Vec::new(),
             locality: Locality::default(),
+            features: 0,
         };
         let registration = Registration { address, version: "1".into(), started: Timestamp(0), tiers: Vec::new() };
         let slot = self.master.registry.lock().register(registration, self.master.core.clock().monotonic()).unwrap();
