@@ -4,12 +4,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo};
 use larder_client::{FileKind, FileStatus, Timestamp, Trust};
-use larder_common::Times;
+use larder_common::{Times, settings::FuseProfile};
 
 use crate::options::MountOptions;
 
 /// Longer than this the kernel believes nothing, whatever the options say.
 const LONGEST: Duration = Duration::from_secs(60);
+/// A tree that does not change while it is mounted is believed for so long, until it is called back.
+const UNCHANGING: Duration = Duration::from_secs(3600);
 /// Without a way to call names back, they are believed for so long.
 const WITHOUT_EPOCH: Duration = Duration::from_secs(1);
 
@@ -21,6 +23,8 @@ pub(crate) struct View {
     umask: u32,
     attr_timeout: Option<Duration>,
     entry_timeout: Option<Duration>,
+    /// The tree does not change while it is mounted.
+    unchanging: bool,
 }
 
 impl View {
@@ -31,6 +35,7 @@ impl View {
             umask: options.umask.unwrap_or(0),
             attr_timeout: options.attr_timeout,
             entry_timeout: options.entry_timeout,
+            unchanging: options.profile == Some(FuseProfile::Dataset),
         }
     }
 
@@ -70,6 +75,12 @@ impl View {
     /// How long attributes and names are believed, of an answer that is trusted so, at a mount whose session is trusted until
     /// then; `epoch`: names can be called back.
     pub(crate) fn timeouts(&self, trusted: Trust, until: Instant, now: Instant, epoch: bool) -> Timeouts {
+        if self.unchanging && trusted != Trust::No {
+            return Timeouts {
+                attributes: self.attr_timeout.unwrap_or(UNCHANGING),
+                entry: self.entry_timeout.unwrap_or(UNCHANGING),
+            };
+        }
         let session = until.saturating_duration_since(now);
         let most = match trusted {
             Trust::No => Duration::ZERO,
@@ -184,5 +195,8 @@ mod tests {
         let options = MountOptions::parse(["attr_timeout=0"]).unwrap();
         let short = View::new(&options).timeouts(Trust::Session, until, now, true);
         assert_eq!((short.attributes, short.entry), (Duration::ZERO, Duration::from_secs(7)));
+        let dataset = View::new(&MountOptions::parse(["profile=dataset"]).unwrap());
+        assert_eq!(dataset.timeouts(Trust::Session, until, late, true).entry, UNCHANGING);
+        assert_eq!(dataset.timeouts(Trust::No, until, now, true), Timeouts::default());
     }
 }

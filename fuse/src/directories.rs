@@ -98,7 +98,10 @@ impl Server {
         add: &mut (dyn FnMut(&Listed) -> bool + Send),
     ) -> Answer<()> {
         let directory = self.file(node)?;
-        let handle = self.handle(handle)?;
+        let handle = match handle {
+            0 => self.unopened.cursor(node, directory),
+            handle => self.handle(handle)?,
+        };
         let Handle::Directory(cursor) = &*handle else { return Err(Errno(libc::ENOTDIR)) };
         let mut cursor = cursor.lock().await;
         if offset == 0 {

@@ -204,11 +204,13 @@ impl Draft {
         Ok(file)
     }
 
-    /// Keeps a descriptor of the base: it may lose its last name while bytes of it are still needed.
-    pub(crate) async fn hold_base(&self) {
-        if self.state.lock().base_length > 0 {
-            // Without it the bytes are asked for when they are needed, and it is said then what is wrong.
-            let _ = self.base().await;
+    /// Has all bytes here: the file is about to lose its last name, and the version that it began with its place.
+    pub(crate) async fn complete(&self) -> Result<()> {
+        let length = self.state.lock().base_length;
+        let is_here = self.state.lock().missing(0..length).is_empty();
+        match is_here {
+            true => Ok(()),
+            false => self.fetch(0..length).await,
         }
     }
 

@@ -15,15 +15,21 @@ use crate::server::Server;
 /// Names that wait to be dropped one by one; more than these are dropped by their second.
 const NAMES: usize = 4096;
 
-/// A name, by the file of its directory.
-type Place = (FileId, Name);
+/// What is dropped by itself, later.
+#[derive(Debug)]
+enum Later {
+    /// A name, by the file of its directory.
+    Name(FileId, Name),
+    /// The pages of a file that may be in the page cache.
+    Pages(FileId),
+}
 
 /// Carries invalidations out until the mount ends.
 pub(crate) async fn follow(server: Arc<Server>, mut invalidations: Invalidations, ended: CancellationToken) {
     let (names, one_by_one) = std::sync::mpsc::sync_channel(NAMES);
     let dropping = Arc::clone(&server);
     let thread = std::thread::Builder::new().name("larder-names".into());
-    if let Err(error) = thread.spawn(move || drop_names(&dropping, &one_by_one)) {
+    if let Err(error) = thread.spawn(move || drop_later(&dropping, &one_by_one)) {
         tracing::warn!(%error, "names that others change are noticed after a second");
     }
     loop {
@@ -35,16 +41,16 @@ pub(crate) async fn follow(server: Arc<Server>, mut invalidations: Invalidations
         let later = carry_out(&server, &invalidated);
         // What the client itself has open it reports itself.
         invalidated.acknowledge([]);
-        for place in later {
-            if names.try_send(place).is_err() {
+        for one in later {
+            if names.try_send(one).is_err() {
                 break;
             }
         }
     }
 }
 
-/// Drops what takes no lock; gives the names that are to be dropped one by one.
-fn carry_out(server: &Server, invalidated: &Invalidated) -> Vec<Place> {
+/// Drops what takes no lock; gives what is to be dropped one by one.
+fn carry_out(server: &Server, invalidated: &Invalidated) -> Vec<Later> {
     let Some(device) = server.device() else { return Vec::new() };
     let nodes = match invalidated.everything {
         true => server.table.lock().ids(),
@@ -65,25 +71,32 @@ fn carry_out(server: &Server, invalidated: &Invalidated) -> Vec<Place> {
         || !invalidated.names.is_empty()
         // An open of a file that is changed elsewhere must come to us with its name.
         || invalidated.files.iter().any(|file| server.opened_file(*file).is_some());
-    if invalidated.own || !names {
+    if invalidated.own {
         return Vec::new();
     }
-    if server.negotiated().epoch {
+    // Also an open file's pages may be kept: it can be mapped.
+    let mut later: Vec<_> = invalidated.files.iter().copied().map(Later::Pages).collect();
+    if names && server.negotiated().epoch {
         if let Err(error) = device.raise_epoch() {
             tracing::warn!(%error, "the kernel took no new epoch");
         }
-        return Vec::new();
+    } else if names {
+        later.extend(invalidated.names.iter().cloned().map(|(directory, name)| Later::Name(directory, name)));
     }
-    invalidated.names.clone()
+    later
 }
 
-fn drop_names(server: &Server, names: &std::sync::mpsc::Receiver<Place>) {
-    while let Ok((directory, name)) = names.recv() {
-        let node = server.table.lock().node(directory);
-        if let (Some(node), Some(device)) = (node, server.device())
-            && let Err(error) = device.invalidate_entry(node, name.as_bytes())
-        {
-            tracing::debug!(%error, "a name could not be dropped");
+fn drop_later(server: &Server, later: &std::sync::mpsc::Receiver<Later>) {
+    while let Ok(one) = later.recv() {
+        let Some(device) = server.device() else { return };
+        let (Later::Name(file, _) | Later::Pages(file)) = &one;
+        let Some(node) = server.table.lock().node(*file) else { continue };
+        let dropped = match &one {
+            Later::Name(_, name) => device.invalidate_entry(node, name.as_bytes()),
+            Later::Pages(_) => device.invalidate_pages(node),
+        };
+        if let Err(error) = dropped {
+            tracing::debug!(%error, node, "the kernel could not drop something");
         }
     }
 }

@@ -24,6 +24,7 @@ mod options;
 mod ranges;
 mod server;
 mod transport;
+mod unopened;
 
 pub use features::Features;
 pub use mounting::{Config, Mounted, mount, unmount};

@@ -176,19 +176,19 @@ fn prepare(mount_point: &Path) -> Result<PathBuf> {
     }
     let whole = fs::canonicalize(mount_point).map_err(named)?;
     if is_mounted(&whole) {
-        let error = Error::new(ErrorKind::Busy, "larder is mounted there already");
+        let error = Error::new(ErrorKind::Busy, "something is mounted there already");
         return Err(error.at(whole.as_os_str().as_encoded_bytes()).advise("`larder umount` unmounts it"));
     }
     Ok(whole)
 }
 
-/// Whether a file system of ours is mounted just there.
+/// Whether a file system of a process is mounted just there.
 fn is_mounted(whole: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     mounts.lines().any(|line| {
         let mut words = line.split(' ').skip(1);
         let (place, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        kind == "fuse.larder" && Path::new(&unescaped(place)) == whole
+        kind.starts_with("fuse") && Path::new(&unescaped(place)) == whole
     })
 }
 

@@ -81,7 +81,8 @@ impl Server {
     async fn before_removal(&self, directory: FileId, name: &Name) -> Option<FileStatus> {
         let NodeStatus { status, .. } = self.nodes.lookup(&Caller::root(), directory, name).await.ok()?;
         if let Some(draft) = self.opened_file(status.id).and_then(|opened| opened.draft()) {
-            draft.hold_base().await;
+            // Without them the bytes are asked for when they are needed, and it is said then what is wrong.
+            let _ = draft.complete().await;
         }
         Some(status)
     }

@@ -28,6 +28,7 @@ use crate::{
     opened::{Handle, Opened},
     options::MountOptions,
     transport::{Backing, Device},
+    unopened::Unopened,
 };
 
 /// What the kernel and we have agreed on.
@@ -63,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) scratch: PathBuf,
     pub(crate) clock: Arc<dyn Clock>,
     last_handle: AtomicU64,
+    /// What is read without having been opened.
+    pub(crate) unopened: Unopened,
 }
 
 /// What an answer that names a node tells the kernel.
@@ -89,6 +92,7 @@ impl Server {
             scratch,
             clock,
             last_handle: AtomicU64::new(0),
+            unopened: Unopened::default(),
         })
     }
 
@@ -133,6 +137,7 @@ impl Server {
         number
     }
 
+    /// The handle of this number. 0 is none: the kernel does not open files of trees that do not change.
     pub(crate) fn handle(&self, number: u64) -> Answer<Arc<Handle>> {
         self.handles.get(&number).map(|handle| Arc::clone(&handle)).ok_or(Errno::BAD_HANDLE)
     }

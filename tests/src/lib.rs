@@ -4,6 +4,7 @@
 
 pub mod docker;
 pub mod masters;
+pub mod mounts;
 pub mod processes;
 pub mod proxy;
 pub mod skip;

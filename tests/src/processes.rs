@@ -47,7 +47,7 @@ pub struct Part {
 }
 
 impl Part {
-    fn start(role: &str, environment: &[(String, String)], log: &Path) -> Result<Self> {
+    pub(crate) fn start(role: &str, environment: &[(String, String)], log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         let child = Command::new(larder())
             .arg(role)
@@ -103,7 +103,7 @@ impl Part {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn wait_for(&mut self, text: &str, times: usize) -> Result<()> {
+    pub(crate) fn wait_for(&mut self, text: &str, times: usize) -> Result<()> {
         let deadline = Instant::now() + READY;
         while self.log().matches(text).count() < times {
             if self.has_ended() {

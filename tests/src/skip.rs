@@ -14,6 +14,16 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
+/// Whether this process can mount: root, with the kernel's device; notes that the test was skipped where it cannot.
+#[must_use]
+pub fn needs_fuse(test: &str) -> bool {
+    if !std::path::Path::new("/dev/fuse").exists() {
+        skip(test, "there is no /dev/fuse");
+        return false;
+    }
+    needs_root(test)
+}
+
 /// Whether the test runs as root; notes that it was skipped where it does not.
 #[must_use]
 pub fn needs_root(test: &str) -> bool {

@@ -49,6 +49,14 @@ impl Device {
         }
     }
 
+    /// All that the kernel keeps of a node is out of date. Waits for pages that are being read: never while somebody waits for us.
+    pub(crate) fn invalidate_pages(&self, node: u64) -> io::Result<()> {
+        match self.send(&[&raw::notification(raw::INVAL_INODE, 24), &raw::inval_inode(node, 0, 0)]) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
     /// A name is out of date. Waits for the lock of its directory: never while somebody waits for us.
     pub(crate) fn invalidate_entry(&self, parent: u64, name: &[u8]) -> io::Result<()> {
         let length = u32::try_from(name.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;

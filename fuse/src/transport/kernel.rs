@@ -22,7 +22,7 @@ use fuser::{
     WriteFlags,
 };
 use larder_client::{Name, NodeRename, SetTime};
-use larder_common::Caller;
+use larder_common::{Caller, settings::FuseProfile};
 use tokio::runtime::Handle;
 
 use super::{
@@ -52,12 +52,15 @@ pub(super) struct Kernel {
     deadline: Duration,
     /// In whose name changes are made, where not in that of who asks.
     own: Option<Caller>,
+    /// Nothing is opened: the tree does not change.
+    dataset: bool,
 }
 
 impl Kernel {
     pub(super) fn new(server: Arc<Server>, runtime: Handle, settings: Settings) -> Self {
         let own = server.view.is_squashed().then_some(settings.own);
-        Self { server, runtime, features: settings.features, deadline: settings.deadline, own }
+        let dataset = settings.options.profile == Some(FuseProfile::Dataset);
+        Self { server, runtime, features: settings.features, deadline: settings.deadline, own, dataset }
     }
 
     /// Begins a request here, and goes on with it as a task if it has to wait.
@@ -176,12 +179,14 @@ impl Filesystem for Kernel {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
         ];
         // What an old kernel lacks it does without.
         let _missing: Vec<_> = wanted.into_iter().filter(|flag| !has(*flag)).collect();
         let mmap = self.features.mmap && has(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
         let is_root = nix::unistd::geteuid().is_root();
-        let passthrough = self.features.passthrough && is_root && has(InitFlags::FUSE_PASSTHROUGH);
+        let passthrough = self.features.passthrough && is_root && !self.dataset && has(InitFlags::FUSE_PASSTHROUGH);
         if passthrough && config.set_max_stack_depth(1).is_err() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -306,6 +311,10 @@ impl Filesystem for Kernel {
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.dataset {
+            // The kernel never asks again.
+            return reply.refuse(Errno(libc::ENOSYS));
+        }
         let server = self.server();
         let work = async move { server.open(node.0, flags.0).await };
         self.later(reply, work, move |_, reply, opening| {
@@ -338,7 +347,7 @@ impl Filesystem for Kernel {
     fn read(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -347,7 +356,12 @@ impl Filesystem for Kernel {
         reply: ReplyData,
     ) {
         let server = self.server();
-        let work = async move { server.read(handle.0, offset, size as usize).await };
+        let work = async move {
+            match handle.0 {
+                0 => server.read_unopened(node.0, offset, size as usize).await,
+                handle => server.read(handle, offset, size as usize).await,
+            }
+        };
         self.later(reply, work, |_, reply, bytes| reply.data(&bytes));
     }
 
@@ -404,6 +418,9 @@ impl Filesystem for Kernel {
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.dataset {
+            return reply.refuse(Errno(libc::ENOSYS));
+        }
         let opened = |reply: ReplyOpen, handle| reply.opened(FileHandle(handle), FopenFlags::empty());
         self.now(reply, || self.server.open_directory(node.0), opened);
     }
