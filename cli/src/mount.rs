@@ -13,8 +13,8 @@ use larder_common::{
 };
 use larder_fuse::{Features, MountOptions, Mounted};
 
-/// So long programs may keep a mount busy that is to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// So long programs may keep a mount busy that is to end: `docker stop` kills after ten seconds.
+const PATIENCE: Duration = Duration::from_secs(7);
 /// A request of the kernel may take so many times as long as a call.
 const CALLS: u32 = 2;
 

@@ -1,8 +1,9 @@
 //! `larder fuse`: the files of a cluster as a file system of this host.
 
-use std::{fs, os::unix::fs::DirBuilderExt, path::PathBuf};
+use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, time::Duration};
 
 use clap::Args;
+use larder_client::FileSystem;
 use larder_common::{
     Error, ErrorKind,
     checksum::crc32c,
@@ -17,7 +18,11 @@ use crate::{
     exit::Exit,
     mount::{self, Mount},
     serving,
+    web::Observed,
 };
+
+/// How often a mount in the image that waits for its master says so.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Mount the files of the cluster here, for all programs
 #[derive(Args, Debug)]
@@ -80,13 +85,48 @@ fn state(settings: &Settings, mount_point: &std::path::Path) -> anyhow::Result<P
     Ok(state)
 }
 
+/// The cluster. In the image this is a server like the others, which waits for its master and says so now and then;
+/// whoever typed the command is told after a while that nobody is there.
+async fn reached(context: &Context, settings: &Settings) -> larder_common::Result<FileSystem> {
+    loop {
+        let reach = if settings.log.image { SAY_EVERY } else { context.reach() };
+        match cluster::connect(settings, reach).await {
+            Err(error) if settings.log.image && error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!("{}; trying again", error.message());
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// A running mount, for its endpoints: it is announced when it is mounted, and goes when it is not.
+struct Watched;
+
+impl Observed for Watched {
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        None
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        BTreeMap::from([("larder_mounted".to_owned(), 1)])
+    }
+}
+
 async fn serve(context: &Context, settings: &Settings, mount: Mount) -> anyhow::Result<Exit> {
     let stop = serving::stop_on_signals()?;
+    let web = settings.listen("fuse.web.port", None, settings.fuse.web_port)?;
+    let endpoints = serving::endpoints(settings, "fuse", &web, "fuse.web.port", true).await?;
+    endpoints.starting(format!("waiting for the master at {}", settings.master_address()));
     let cluster = tokio::select! {
-        cluster = cluster::connect(settings, context.reach()) => cluster?,
+        cluster = reached(context, settings) => cluster?,
         () = stop.cancelled() => return Ok(Exit::Done),
     };
     let running = mount.start(cluster).await?;
+    endpoints.running(Watched);
     let (master, place) = (settings.master_address(), running.mount_point().to_owned());
     match context.output.json {
         true => context.output.object(&serde_json::json!({ "mount": place, "master": master.to_string() }))?,
@@ -97,7 +137,7 @@ async fn serve(context: &Context, settings: &Settings, mount: Mount) -> anyhow::
     }
     tokio::select! {
         () = running.ended() => {}
-        () = stop.cancelled() => {}
+        () = stop.cancelled() => endpoints.stopping(),
     }
     running.stop().await?;
     Ok(Exit::Done)

