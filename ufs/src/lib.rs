@@ -21,6 +21,7 @@ pub mod remote;
 pub mod row;
 pub mod store;
 pub mod throttled;
+pub mod union;
 pub mod upload;
 pub mod watch;
 

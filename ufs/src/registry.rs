@@ -13,6 +13,7 @@ use crate::{
     memory::MemoryStore,
     read_only::ReadOnly,
     remote::{self, RemoteStore},
+    union::UnionStore,
 };
 
 /// How a store is opened.
@@ -53,6 +54,7 @@ const SCHEMES: &[(&str, Opener)] = &[
     ("file", |path, options| {
         Box::pin(async move { Ok(Arc::new(LocalStore::open(file_path(path)?, options).await?) as _) })
     }),
+    ("union", |text, options| Box::pin(async move { Ok(Arc::new(UnionStore::open(&text, options).await?) as _) })),
     ("memory", |name, options| Box::pin(async move { Ok(Arc::new(MemoryStore::named(&name, options)) as _) })),
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use larder_client::{Error, ErrorKind, Mount as Mounted, MountOptions};
+use larder_client::{Error, ErrorKind, FsPath, Mount as Mounted, MountOptions};
 use serde::Serialize;
 
 use super::{
@@ -23,6 +23,9 @@ pub(crate) struct Mount {
     /// An option of the under store; a credential is named: --option credential=NAME
     #[arg(long, value_name = "KEY=VALUE", value_parser = option)]
     option: Vec<(String, String)>,
+    /// Several under stores as one tree: what the first has is seen, and it takes the changes if it says rw
+    #[arg(long, value_name = "PATH=BRANCH:rw,BRANCH:ro", value_parser = union, conflicts_with = "path")]
+    union: Option<(String, String)>,
     /// Accepted for the sake of scripts: rights are always those of the cluster
     #[arg(long, hide = true)]
     shared: bool,
@@ -76,10 +79,24 @@ fn option(text: &str) -> Result<(String, String), Error> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
         return Err(Error::new(ErrorKind::Invalid, "not KEY=VALUE").advise("write it as --option credential=prod"));
     };
-    match is_secret(key) {
-        true => Err(Error::new(ErrorKind::Invalid, format!("{key} is a secret, and options are kept in the journal"))
-            .advise("put it into the settings as [credential.NAME], and say --option credential=NAME")),
-        false => Ok((key.to_owned(), value.to_owned())),
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Refuses secrets among the options. Not while arguments are parsed: what is wrong there is printed with its value.
+fn check_public(options: &[(String, String)]) -> Result<(), Error> {
+    let Some((key, _)) = options.iter().find(|(key, _)| is_secret(key)) else { return Ok(()) };
+    Err(Error::new(ErrorKind::Invalid, format!("{key} is a secret, and options are kept in the journal"))
+        .advise("put it into the settings as [credential.NAME], and say --option credential=NAME"))
+}
+
+/// `PATH=BRANCH:rw,BRANCH:ro`, as the path and the URI of the union.
+fn union(text: &str) -> Result<(String, String), Error> {
+    match text.split_once('=') {
+        Some((path, branches)) if path.starts_with('/') && branches.contains(',') => {
+            Ok((path.to_owned(), format!("union://{branches}")))
+        }
+        _ => Err(Error::new(ErrorKind::Invalid, "not PATH=BRANCH:rw,BRANCH:ro")
+            .advise("write it as --union /path=/patch:rw,/base:ro")),
     }
 }
 
@@ -96,8 +113,12 @@ impl Act for Mount {
     }
 
     async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
-        let (Some(path), Some(uri)) = (self.path, self.uri) else { return list(shell).await };
-        let path = path.exact()?;
+        check_public(&self.option)?;
+        let (path, uri) = match (self.union, self.path, self.uri) {
+            (Some((path, uri)), ..) => (FsPath::parse(path.as_bytes())?, uri),
+            (None, Some(path), Some(uri)) => (path.exact()?, uri),
+            _ => return list(shell).await,
+        };
         let options = MountOptions { read_only: self.readonly, options: self.option.into_iter().collect() };
         shell.fs.mount(&path, &uri, options).await.map_err(|error| error.at(&path))?;
         shell.done("mount", &format!("Mounted {uri} at "), &path, "")?;
@@ -182,10 +203,21 @@ mod tests {
     #[test]
     fn secrets_are_no_options() {
         for secret in ["aws.secretKey=x", "s3a.accessKeyId=x", "fs.azure.account-key=x", "password=x"] {
-            assert!(option(secret).unwrap_err().advice().unwrap().contains("credential=NAME"), "{secret}");
+            let error = check_public(&[option(secret).unwrap()]).unwrap_err();
+            assert!(
+                error.advice().unwrap().contains("credential=NAME") && !error.to_string().contains("=x"),
+                "{secret}"
+            );
         }
         assert_eq!(option("region=eu=1").unwrap(), ("region".into(), "eu=1".into()));
         assert!(option("region").is_err() && option("=x").is_err());
-        assert!(option("credential=prod").is_ok());
+        check_public(&[option("credential=prod").unwrap()]).unwrap();
+    }
+
+    #[test]
+    fn unions_are_written_with_their_path() {
+        let (path, uri) = union("/data=/patch:rw,s3://bucket/base:ro").unwrap();
+        assert_eq!((&*path, &*uri), ("/data", "union:///patch:rw,s3://bucket/base:ro"));
+        assert!(union("/data").is_err() && union("data=/a:rw,/b:ro").is_err() && union("/data=/a:rw").is_err());
     }
 }
