@@ -8,7 +8,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use larder_common::{Error, ErrorKind, FileId, FileStatus, LeaseId, Position, Result};
+use larder_common::{Error, ErrorKind, FileId, FileStatus, Generation, LeaseId, Position, Result};
 use larder_proto::v1::{self, command::What};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -239,6 +239,14 @@ impl Calls {
             Ok(Err(_dropped)) => Err(unknown()),
             Err(late) => Err(late.advise("it may or may not have happened: look before you repeat it")),
         }
+    }
+
+    /// Says that this session has a version open no more. Nobody waits for it.
+    pub(crate) fn closed(&self, file: FileId, generation: Generation) {
+        let close = What::CloseFile(v1::CloseFile { id: file.0, generation: generation.0 });
+        let (reply, _nobody) = oneshot::channel();
+        let (command, waiter) = (v1::Command { what: Some(close) }, Waiter { reply, forced: true });
+        self.add(Waiting { command, caller: None, durable: false, repeatable: true, waiter });
     }
 
     /// Waits until something can be sent.

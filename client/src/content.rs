@@ -23,6 +23,8 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     ahead::{AheadShare, Walk},
+    calls::Calls,
+    closing::Closing,
     descriptors::Residents,
     leases::Local,
     master::Trust,
@@ -59,6 +61,7 @@ pub(crate) struct Content {
     pub(crate) leasing: tokio::sync::Mutex<()>,
     refused: Mutex<Option<Refusal>>,
     handles: AtomicU32,
+    closing: Arc<Closing>,
     /// The walk of its directory.
     pub(crate) walk: OnceLock<Arc<Walk>>,
     /// It has been read, or is being, and its walk knows.
@@ -115,13 +118,15 @@ pub(crate) struct Handle(pub(crate) Arc<Content>);
 impl Handle {
     pub(crate) fn new(content: Arc<Content>) -> Self {
         content.handles.fetch_add(1, Ordering::AcqRel);
+        content.closing.opened();
         Self(content)
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.handles.fetch_sub(1, Ordering::AcqRel);
+        let last = self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1;
+        self.0.closing.closed(self.0.file, self.0.generation, last);
     }
 }
 
@@ -157,12 +162,14 @@ pub(crate) struct Caches {
     pub(crate) metadata: Metadata,
     pub(crate) residents: Residents,
     versions: Mutex<Versions>,
+    closing: Arc<Closing>,
 }
 
 impl Caches {
-    pub(crate) fn new(metadata_max: usize, trust: Arc<Trust>, residents: Residents) -> Arc<Self> {
+    pub(crate) fn new(metadata_max: usize, trust: Arc<Trust>, residents: Residents, calls: Arc<Calls>) -> Arc<Self> {
+        let closing = Closing::new(calls);
         let metadata = Metadata::new(metadata_max, trust);
-        Arc::new(Self { metadata, residents, versions: Mutex::default() })
+        Arc::new(Self { metadata, residents, versions: Mutex::default(), closing })
     }
 
     /// Nothing that the master said holds any more. Descriptors stay: a generation never changes.
@@ -180,9 +187,11 @@ impl Caches {
             false => message.files.iter().filter_map(|id| versions.of.get(&FileId(*id))).flat_map(alive).collect(),
         };
         drop(versions);
+        self.closing.changed(message);
         let mut open = Vec::new();
         for content in touched {
             if content.needs_bytes() {
+                self.closing.tell(content.file, content.generation);
                 open.push(content.file.0);
             } else if !message.everything && !content.is_open() {
                 content.release();
@@ -191,6 +200,22 @@ impl Caches {
         open.sort_unstable();
         open.dedup();
         open
+    }
+
+    /// Whether anything is open here.
+    pub(crate) fn is_any_open(&self) -> bool {
+        self.closing.is_any_open()
+    }
+
+    /// Whether a file that is about to be removed is open here and needs bytes from elsewhere; if so, the master will be told
+    /// when it is not any more.
+    pub(crate) fn goes_open(&self, file: FileId) -> bool {
+        let versions = self.versions.lock();
+        let open = versions.of.get(&file).into_iter().flatten().filter_map(Weak::upgrade);
+        let open: Vec<Arc<Content>> = open.filter(|content| content.needs_bytes()).collect();
+        drop(versions);
+        open.iter().for_each(|content| self.closing.tell(content.file, content.generation));
+        !open.is_empty()
     }
 
     /// Takes an answer of `Open` for a path: keeps it and gives what is known now.
@@ -264,6 +289,7 @@ impl Caches {
             leasing: tokio::sync::Mutex::default(),
             refused: Mutex::default(),
             handles: AtomicU32::new(0),
+            closing: Arc::clone(&self.closing),
             walk: OnceLock::new(),
             counted: AtomicBool::new(false),
             ahead: Mutex::default(),

@@ -70,7 +70,7 @@ impl FileSystem {
         let config = Arc::new(config);
         let link = Link::new(Arc::clone(&config))?;
         let residents = Residents::new(config.descriptors_max, config.mappings_max, config.mapped_max.0);
-        let caches = Caches::new(config.metadata_max, Arc::clone(&link.trust), residents);
+        let caches = Caches::new(config.metadata_max, Arc::clone(&link.trust), residents, Arc::clone(&link.calls));
         let workers = Arc::new(Workers::new(Arc::clone(&link)));
         let (touches, end) = (Arc::<touch::Touches>::default(), CancellationToken::new());
         let over = CancellationToken::new();
@@ -352,11 +352,26 @@ impl FileSystem {
         let (from, to) = (Self::path(from)?, Self::path(to)?);
         let RenameOptions { no_replace, exchange, expected } = options;
         let expected = expected.map_or(0, |id| id.0);
-        let message =
-            v1::Rename { from: bytes(&from), to: bytes(&to), no_replace, exchange, expected, ..v1::Rename::default() };
+        let open = !no_replace && !exchange && self.goes_open(&to);
+        let message = v1::Rename {
+            from: bytes(&from),
+            to: bytes(&to),
+            no_replace,
+            exchange,
+            expected,
+            open,
+            ..v1::Rename::default()
+        };
         let renamed = self.change(&from, What::Rename(message), How::ONCE).await;
         self.0.caches.metadata.forget(to.as_bytes());
         renamed.map(drop)
+    }
+
+    /// Whether what is about to lose this path is open here and needs bytes from elsewhere, as far as it is remembered.
+    fn goes_open(&self, path: &FsPath) -> bool {
+        let caches = &self.0.caches;
+        caches.is_any_open()
+            && caches.metadata.get(path.as_bytes()).is_some_and(|known| caches.goes_open(known.status.id))
     }
 
     /// Removes a file or directory, in the under store too.
@@ -376,6 +391,7 @@ impl FileSystem {
             expected: options.expected.map_or(0, |id| id.0),
             only: only.into(),
             unchecked: options.unchecked,
+            open: self.goes_open(&path),
             ..v1::Remove::default()
         };
         self.change(&path, What::Remove(message), How::ONCE).await

@@ -34,6 +34,7 @@ mod ahead;
 mod bits;
 pub mod blocking;
 mod calls;
+mod closing;
 mod config;
 mod content;
 mod core;

@@ -4,7 +4,7 @@
 //! the master sends before the outcome on the same stream, so nothing is forgotten here, also when a future is dropped.
 
 use bytes::Bytes;
-use larder_common::{Caller, Error, ErrorKind, FileId, Name, Result};
+use larder_common::{Caller, Error, ErrorKind, FileId, Generation, Name, Result};
 use larder_proto::v1::{self, command::What};
 
 use super::{NodeCreate, NodeRename, NodeStatus, Nodes, child, info};
@@ -141,8 +141,28 @@ impl Nodes {
     }
 
     async fn remove(&self, caller: &Caller, parent: FileId, name: &Name, only: v1::Kind) -> Result<()> {
-        let message = v1::Remove { at: Some(child(parent, name)), only: only.into(), ..v1::Remove::default() };
+        let open = only == v1::Kind::File && self.goes_open(parent, name).await;
+        let message = v1::Remove { at: Some(child(parent, name)), only: only.into(), open, ..v1::Remove::default() };
         self.change(caller, What::Remove(message), How::RELAXED).await.map(drop).map_err(|error| error.at(name))
+    }
+
+    /// Whether what has this name is open here and needs bytes from elsewhere.
+    async fn goes_open(&self, parent: FileId, name: &Name) -> bool {
+        let caches = &self.core.caches;
+        if !caches.is_any_open() {
+            return false;
+        }
+        // As the server itself: whoever may not look will be refused by the change.
+        match self.lookup(&Caller::root(), parent, name).await {
+            Ok(found) => caches.goes_open(found.status.id),
+            Err(_) => false,
+        }
+    }
+
+    /// Says that a version that was named in `still_open` (see [`crate::Invalidated::acknowledge`]) is open no more. Files
+    /// opened by [`Nodes::open`] are said by themselves.
+    pub fn closed(&self, file: FileId, generation: Generation) {
+        self.core.link.calls.closed(file, generation);
     }
 
     /// Gives something another name.
@@ -162,6 +182,7 @@ impl Nodes {
             to_at: Some(child(to.0, to.1)),
             no_replace: how == NodeRename::NoReplace,
             exchange: how == NodeRename::Exchange,
+            open: how == NodeRename::Replace && self.goes_open(to.0, to.1).await,
             ..v1::Rename::default()
         };
         self.make(caller, Some(to), What::Rename(message), How::RELAXED).await

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod editing;
+mod nodes;
 mod public;
 mod reading;
 mod sessions;

@@ -119,6 +119,9 @@ impl State {
             let name = orphan_name(key.0, key.1);
             effects.push(Effect::OrphanOver { mount: MountId(orphan.mount), name });
         }
+        if orphan.nameless {
+            effects.push(Effect::Invalidate(key.0));
+        }
         match orphan.nameless.then(|| self.tree.free(key.0)).flatten() {
             Some(freed) => self.forget(&freed, effects),
             None => effects.push(Effect::ContentOver { file: key.0, generation: key.1 }),
