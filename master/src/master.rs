@@ -433,7 +433,7 @@ impl Master {
         let recorded = state.holders(file);
         drop(state);
         let blocks = content.block_size.count(content.length);
-        if recorded.is_empty() || self.locations.held((file, content.generation)) >= blocks {
+        if recorded.is_empty() || self.locations.held_or_edited((file, content.generation)) >= blocks {
             return None;
         }
         let registry = self.registry.lock();

@@ -90,8 +90,18 @@ impl Locations {
     /// How many different blocks of a version are held by somebody, uncommitted ones left out.
     #[must_use]
     pub fn held(&self, version: Version) -> u32 {
+        self.count(version, |holding| holding.lease.is_none())
+    }
+
+    /// The same with what is being edited in place: no copy of the version any more, but all that there is of its bytes.
+    #[must_use]
+    pub fn held_or_edited(&self, version: Version) -> u32 {
+        self.count(version, |_| true)
+    }
+
+    fn count(&self, version: Version, counts: impl Fn(&Holding) -> bool) -> u32 {
         let shard = self.shard(version).lock();
-        let committed = || shard.get(&version).into_iter().flatten().filter(|h| h.lease.is_none());
+        let committed = || shard.get(&version).into_iter().flatten().filter(|h| counts(h));
         match (committed().next(), committed().nth(1)) {
             (None, _) => 0,
             (Some(only), None) => only.blocks.len(),
@@ -188,7 +198,7 @@ mod tests {
     fn what_is_not_committed_is_not_counted() {
         let map = Locations::default();
         map.report(WorkerSlot(0), A, vec![Holding { lease: Some(LeaseId(1)), ..holding(0, &[0], 1) }]);
-        assert_eq!(map.held(A), 0);
+        assert_eq!((map.held(A), map.held_or_edited(A)), (0, 1));
         assert_eq!(map.generations(FileId(1)), [Generation(5)]);
     }
 }

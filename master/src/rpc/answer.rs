@@ -315,7 +315,8 @@ impl Places<'_> {
     fn fill(mut self, grant: &Grant, wanted: &placement::Wanted<'_>, live: &[Candidate], holders: Vec<Holding>) {
         let blocks = grant.block_size.count(grant.length);
         let mut held = vec![false; blocks as usize];
-        for holding in holders.iter().filter(|h| h.lease.is_none()) {
+        // What is nowhere else is read from the worker where it is being edited, as it is now.
+        for holding in holders.iter().filter(|h| h.lease.is_none() || !grant.persisted) {
             let Some(worker) = self.place(holding.worker) else { continue };
             holding.blocks.iter().filter(|block| *block < blocks).for_each(|block| held[block as usize] = true);
             let medium = v1::Medium::from(holding.medium).into();

@@ -91,10 +91,12 @@ fn facts(master: &Master, edit: &WriteLease, age: Duration) -> Adrift {
     let registry = master.registry.lock();
     let live = |worker| registry.get(worker).is_some_and(|record| record.live);
     let all_here = registry.iter().count() > 0 && registry.iter().all(|(_, record)| record.live && record.reported);
-    let writers = workers(master.locations.holders((edit.file, edit.generation)), |h| h.lease == Some(edit.id));
-    let writers: Vec<WorkerSlot> = writers.into_iter().map(|(worker, _)| worker).filter(|w| live(*w)).collect();
     let base = edit.base.map(|(generation, _)| (edit.file, generation));
     let holders = base.map_or_else(Vec::new, |base| master.locations.holders(base));
+    // Until it is sealed, a file that was taken over is reported as what it was, under the lease.
+    let written = master.locations.holders((edit.file, edit.generation)).into_iter().chain(holders.clone());
+    let writers = workers(written.collect(), |h| h.lease == Some(edit.id));
+    let writers: Vec<WorkerSlot> = writers.into_iter().map(|(worker, _)| worker).filter(|w| live(*w)).collect();
     let whole = workers(holders, |holding| holding.lease.is_none()).into_iter().filter(|(_, held)| *held >= blocks);
     let replicated = blocks > 0 && whole.map(|(worker, _)| worker).any(|w| live(w) && !writers.contains(&w));
     drop(registry);
@@ -124,7 +126,11 @@ async fn forward(master: &Master, edit: &WriteLease, worker: WorkerSlot) -> Resu
     let done = match master.links.order(worker, order::What::RollForward(roll), SEAL).await {
         // It has nothing: what it reported was of an earlier moment. The next round decides without it.
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            master.locations.report(worker, (edit.file, edit.generation), Vec::new());
+            for generation in edit.base.map(|(base, _)| base).into_iter().chain([edit.generation]) {
+                let mut left = master.locations.holders((edit.file, generation));
+                left.retain(|holding| holding.worker == worker && holding.lease.is_none());
+                master.locations.report(worker, (edit.file, generation), left);
+            }
             return Err(error);
         }
         done => done?,
