@@ -14,6 +14,8 @@ impl Errno {
     pub(crate) const STALE: Errno = Errno(libc::ESTALE);
     pub(crate) const INVALID: Errno = Errno(libc::EINVAL);
     pub(crate) const BAD_HANDLE: Errno = Errno(libc::EBADF);
+    /// A copy that the kernel is to make by reads and writes.
+    pub(crate) const CROSSES: Errno = Errno(libc::EXDEV);
     pub(crate) const IO: Errno = Errno(libc::EIO);
 }
 

@@ -341,6 +341,10 @@ impl Server {
 
     /// `COPY_FILE_RANGE`.
     pub(crate) async fn copy(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Answer<u32> {
+        if matches!(&*self.handle(from.0)?, Handle::Through(_)) {
+            // The kernel reads the source itself, and then writes what it has read; after this answer it does.
+            return Err(Errno::CROSSES);
+        }
         let draft = self.draft_of(to.0)?;
         let (length, mut done) = (length.min(COPY_MAX), 0);
         while done < length {

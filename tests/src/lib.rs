@@ -8,6 +8,7 @@ pub mod mounts;
 pub mod processes;
 pub mod proxy;
 pub mod skip;
+pub mod tools;
 pub mod trees;
 
 pub use processes::Cluster;
