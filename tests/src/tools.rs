@@ -60,7 +60,7 @@ fn install(tool: Tool, place: &Path) -> Result<(), String> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().filter(|line| !line.trim().is_empty()).next_back().unwrap_or("no reason");
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason");
     Err(format!("{} {} cannot be installed: {last}", tool.name, tool.version))
 }
 

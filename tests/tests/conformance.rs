@@ -191,7 +191,7 @@ const PROGRAMS: &[Program] = &[
         name: "tar",
         needs: &["tar"],
         script: "
-            mkdir t; tar -C /usr/include -cf - linux/netfilter asm-generic | tar -C t -xpf -
+            mkdir t; tar -C /usr/include -cf - asm-generic | tar -C t -xpf -
             diff -r /usr/include/asm-generic t/asm-generic
             tar -C t -cf t.tar .; tar -C t -df t.tar",
     },
@@ -287,13 +287,14 @@ impl Operation {
     fn random(random: &mut SmallRng) -> Self {
         let (name, other) = (name(random), name(random));
         let (at, length) = (random.random_range(0..150_000), random.random_range(1..70_000));
+        let (start, size) = (random.random_range(0..150_000), random.random_range(1..70_000));
         let byte = random.random_range(1..=255);
         match random.random_range(0..17) {
             0..3 => Self::Write { name, at, length, byte },
             3 => Self::Append { name, length, byte },
             4 => Self::Truncate { name, length: at },
-            5 => Self::Punch { name, at: at as i64, length: length as i64 },
-            6 => Self::Zero { name, at: at as i64, length: length as i64 },
+            5 => Self::Punch { name, at: start, length: size },
+            6 => Self::Zero { name, at: start, length: size },
             7 => Self::Copy { from: name, to: other, length },
             8 | 9 => Self::Read { name },
             10 => Self::Rename { from: name, to: other },
