@@ -26,7 +26,10 @@ use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 /// Tests of `pjdfstest` that pass on the under store's own file system and need not pass on a mount, each with its reason.
-const EXCEPTIONS: &[(&str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str)] = &[(
+    "link::link_count_max",
+    "skipped by the suite: the C library answers pathconf(_PC_LINK_MAX) from a table of file systems and knows none of FUSE",
+)];
 
 /// Operations of `fsx` for each seed, unless `LARDER_FSX_OPERATIONS` says more.
 const FSX_OPERATIONS: &str = "1000";
@@ -35,7 +38,7 @@ const FSX_OPERATIONS: &str = "1000";
 const MODEL_OPERATIONS: &str = "400";
 
 /// How long one program may take before it counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// A cluster of one worker and a mount of it, which root lets all users use.
 fn mounted() -> Result<(Cluster, Mount)> {
