@@ -50,6 +50,8 @@ pub struct Grant {
     pub group: FileId,
     /// What was fixed for that directory.
     pub policy: GroupPolicy,
+    /// Where the content is that is over but open: its name among the under store's orphans. Empty for all other.
+    pub orphan: Bytes,
     /// Whether the content is in the under store, so that its blocks may be dropped.
     pub persisted: bool,
     /// Whether its blocks stay in the cache.
@@ -137,6 +139,7 @@ impl From<&Grant> for v1::GrantBody {
             fingerprint: grant.fingerprint.as_ref().map(Into::into),
             group: grant.group.0,
             policy: grant.policy.number(),
+            orphan: grant.orphan.clone(),
             persisted: grant.persisted,
             pinned: grant.pinned,
             write: grant.write.as_ref().map(|right| v1::GrantWrite {
@@ -175,6 +178,7 @@ impl TryFrom<v1::GrantBody> for Grant {
             fingerprint: body.fingerprint.map(Into::into),
             group: FileId(body.group),
             policy: GroupPolicy::from_number(body.policy),
+            orphan: body.orphan,
             persisted: body.persisted,
             pinned: body.pinned,
             write: body.write.map(right).transpose()?,
@@ -199,6 +203,7 @@ mod tests {
             fingerprint: Some(Fingerprint { inode: 1, size: 100, ..Fingerprint::default() }),
             group: FileId(2),
             policy: GroupPolicy::Uniform,
+            orphan: Bytes::from_static(b"o"),
             persisted: true,
             pinned: false,
             write: Some(WriteRight {

@@ -284,7 +284,8 @@ fn abandoned() -> Error {
 /// Hands a row over to its store's thread; `permits` are held until it has ended. Waits for nothing.
 pub(crate) fn hand_over(store: &Arc<dyn UnderStore>, row: Vec<Arc<Parcel>>, permits: Vec<OwnedSemaphorePermit>) {
     let carried: Vec<Arc<dyn Errand>> = row.iter().map(|parcel| Arc::new(Carried(parcel.clone())) as _).collect();
-    let Some(running) = store.fetch_row(&carried) else {
+    let plain = row.iter().all(|parcel| parcel.want.granted.grant.orphan.is_empty());
+    let Some(running) = plain.then(|| store.fetch_row(&carried)).flatten() else {
         return row.iter().for_each(|parcel| parcel.fly_alone());
     };
     tokio::spawn(async move {

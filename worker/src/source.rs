@@ -6,9 +6,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use larder_common::{BlockId, BlockIndex, Error, ErrorKind, Fingerprint, Result, checksum::crc32c};
+use larder_common::{BlockId, BlockIndex, Error, ErrorKind, Fingerprint, Name, Result, checksum::crc32c};
 use larder_proto::{convert::WorkerAddress, v1};
-use larder_ufs::{Fetched, ObjectPath, UnderStore, object};
+use larder_ufs::{Fetched, ObjectPath, OrphanName, UnderStore, object};
 
 use crate::{
     services::{Granted, Services},
@@ -150,6 +150,9 @@ impl Services {
         taker: Arc<dyn Taker>,
     ) -> Result<()> {
         let grant = &want.granted.grant;
+        if !grant.orphan.is_empty() {
+            return self.fetch_orphan(store, want, range, taker).await;
+        }
         let (path, expected) = (ObjectPath::new(&grant.object)?, grant.fingerprint.as_ref());
         let sink = Box::new(move |offset: u64, bytes: &[u8]| taker.take(offset, bytes));
         let fetched = store.fetch(&path, expected, range.clone(), sink).await;
@@ -158,6 +161,20 @@ impl Services {
             Some(expected) => self.settled(store, &path, expected, &fetched).await,
             None => Ok(()),
         }
+    }
+
+    /// The same for content that is over but open. Nobody changes it any more: it is in a directory of ours.
+    async fn fetch_orphan(
+        &self,
+        store: &dyn UnderStore,
+        want: &Want,
+        range: Range<u64>,
+        taker: Arc<dyn Taker>,
+    ) -> Result<()> {
+        let orphan = OrphanName::new(ObjectPath::root(), Name::new(&want.granted.grant.orphan)?);
+        let sink = Box::new(move |offset: u64, bytes: &[u8]| taker.take(offset, bytes));
+        let fetched = store.fetch_orphan(&orphan, None, range.clone(), sink).await;
+        self.complete(fetched, range, &orphan.origin).map(drop)
     }
 
     /// What came of a fetch, if it is all that was asked for.

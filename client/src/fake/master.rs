@@ -174,6 +174,7 @@ impl Master {
             fingerprint: None,
             group: FileId(1),
             policy: GroupPolicy::Auto,
+            orphan: Bytes::new(),
             persisted: true,
             pinned: false,
             write: write.map(right),

@@ -147,6 +147,7 @@ fn grant(found: &Found) -> Grant {
         fingerprint: None,
         group: found.file,
         policy: GroupPolicy::Auto,
+        orphan: Bytes::new(),
         persisted: false,
         pinned: false,
         write: None,

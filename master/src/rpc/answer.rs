@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use larder_common::{
     BlockIndex, BlockSize, Error, ErrorKind, FileId, FileStatus, Fingerprint, Generation, LeaseId, MountId,
-    Persistence, Result, WorkerId, WriteType,
+    Persistence, Position, Result, WorkerId, WriteType,
 };
 use larder_proto::{Base, Grant, Greeting, WriteRight, convert, v1};
 
@@ -76,6 +76,7 @@ fn unsigned_grant(state: &State, file: FileId, write: Option<WriteRight>) -> Res
         fingerprint: state.fingerprint(file).filter(|_| content.persisted),
         group,
         policy: policy.and_then(|name| name.parse().ok()).unwrap_or_default(),
+        orphan: Bytes::new(),
         persisted: content.persisted,
         pinned: state.is_pinned(file),
         write,
@@ -269,22 +270,50 @@ pub fn open(master: &Master, greeting: &Greeting, near: Option<WorkerId>, file: 
         }
         (status, unsigned_grant(&state, file, None)?, state.position())
     };
+    Ok(placed(master, greeting, near, (&status, &grant, position)))
+}
+
+fn placed(
+    master: &Master,
+    greeting: &Greeting,
+    near: Option<WorkerId>,
+    (status, grant, position): (&FileStatus, &Grant, Position),
+) -> v1::OpenReply {
     let mut reply = v1::OpenReply {
-        status: Some((&status).into()),
-        grant: sign(master, &grant),
+        status: Some(status.into()),
+        grant: sign(master, grant),
         position: position.0,
         ..v1::OpenReply::default()
     };
     let wanted = placement::Wanted { near, locality: &greeting.locality };
     let registry = master.registry.lock();
     let live = registry.candidates(grant.mount);
-    Places { reply: &mut reply, registry: &registry }.fill(
-        &grant,
-        &wanted,
-        &live,
-        master.locations.holders((file, grant.generation)),
-    );
-    Ok(reply)
+    let holders = master.locations.holders((grant.file, grant.generation));
+    Places { reply: &mut reply, registry: &registry }.fill(grant, &wanted, &live, holders);
+    reply
+}
+
+/// The same for a version that is over and that the caller's session has open. `None` for all other.
+#[must_use]
+pub fn open_orphan(
+    master: &Master,
+    greeting: &Greeting,
+    near: Option<WorkerId>,
+    (file, generation): (FileId, Generation),
+) -> Option<v1::OpenReply> {
+    let (status, grant, position) = {
+        let state = master.core.read();
+        let place = state.orphan_place(file, generation).filter(|place| place.sessions.contains(&greeting.session))?;
+        let (length, block_size) = (place.length, place.block_size);
+        let status = FileStatus { generation, length, block_size, ..state.status(file)? };
+        let grant = unsigned_grant(&state, file, None).ok()?;
+        let (persisted, orphan) = (place.name.is_some(), place.name.unwrap_or_default().into());
+        let fingerprint = place.fingerprint.filter(|_| persisted);
+        let (mount, object) = (place.mount, Bytes::new());
+        let grant = Grant { generation, length, block_size, mount, object, fingerprint, persisted, orphan, ..grant };
+        (status, grant, state.position())
+    };
+    Some(placed(master, greeting, near, (&status, &grant, position)))
 }
 
 /// Takes an answer in as a sibling of another: its workers join the other's list, so that each is named once.

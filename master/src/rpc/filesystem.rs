@@ -8,7 +8,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::FutureExt;
-use larder_common::{Caller, Error, ErrorKind, FileId, FsPath, MountId, Name, Position, Result, SessionId, WorkerId};
+use larder_common::{
+    Caller, Error, ErrorKind, FileId, FsPath, Generation, MountId, Name, Position, Result, SessionId, WorkerId,
+};
 use larder_proto::{
     Greeting, into_status,
     v1::{self, file_system_server},
@@ -193,6 +195,11 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
     let how = How { follow: true, fresh: false };
     let caller = master.caller(greeting, asked.caller.as_ref())?;
     let finder = Finder { master, greeting };
+    let near = if asked.near_worker.is_empty() { None } else { Some(WorkerId::try_from(&asked.near_worker[..])?) };
+    let version = (FileId(asked.id), Generation(asked.generation));
+    if let Some(reply) = answer::open_orphan(master, greeting, near, version) {
+        return Ok(reply);
+    }
     // A new grant for what is open must be had from a mount whose store is away, too: the bytes may be in the cache.
     let found = match (asked.id, asked.generation) {
         (id @ 1.., 1..) => finder.known(FileId(id))?,
@@ -200,7 +207,6 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
     };
     may_open(master, found.file, &caller, asked.id != 0)?;
     master.wait_for_holders(found.file).await?;
-    let near = if asked.near_worker.is_empty() { None } else { Some(WorkerId::try_from(&asked.near_worker[..])?) };
     let mut reply = answer::open(master, greeting, near, found.file)?;
     let generation = reply.status.as_ref().map_or(0, |status| status.generation);
     if asked.id != 0 {

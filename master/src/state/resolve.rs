@@ -3,8 +3,8 @@
 use std::ops::Bound;
 
 use larder_common::{
-    BlockIndex, Caller, ClusterId, Error, ErrorKind, FileId, FileStatus, Fingerprint, FsPath, Generation, LeaseId,
-    MountId, Name, Persistence, Position, Result, SessionId, Timestamp, WorkerId, WriteType,
+    BlockIndex, BlockSize, Caller, ClusterId, Error, ErrorKind, FileId, FileStatus, Fingerprint, FsPath, Generation,
+    LeaseId, MountId, Name, Persistence, Position, Result, SessionId, Timestamp, WorkerId, WriteType,
     file::{Ttl, TtlAction},
 };
 
@@ -69,6 +69,12 @@ pub struct OrphanPlace {
     pub name: Option<String>,
     /// What it looks like there.
     pub fingerprint: Option<Fingerprint>,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The size of its blocks.
+    pub block_size: BlockSize,
+    /// Who has it open.
+    pub sessions: Vec<SessionId>,
 }
 
 /// Content that waits to be persisted.
@@ -485,6 +491,9 @@ impl State {
             mount: MountId(orphan.mount),
             name: orphan.stored.then(|| super::holding::orphan_name(file, generation)),
             fingerprint: orphan.fingerprint.as_ref().map(Into::into),
+            length: orphan.length,
+            block_size: super::encoding::block_size(orphan.block_shift),
+            sessions: orphan.sessions.iter().map(|session| SessionId(*session)).collect(),
         })
     }
 

@@ -156,6 +156,7 @@ mod tests {
             fingerprint: None,
             group: FileId(1),
             policy: GroupPolicy::Auto,
+            orphan: Bytes::new(),
             persisted: false,
             pinned: false,
             write: None,

@@ -172,6 +172,7 @@ impl Site {
             fingerprint: Some(fingerprint),
             group: FileId(1),
             policy: GroupPolicy::Auto,
+            orphan: Bytes::new(),
             persisted: true,
             pinned: false,
             write: None,
@@ -200,6 +201,7 @@ impl Site {
             fingerprint: None,
             group: FileId(1),
             policy: GroupPolicy::Auto,
+            orphan: Bytes::new(),
             persisted: false,
             pinned: false,
             write: Some(WriteRight {

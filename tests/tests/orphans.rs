@@ -1,0 +1,83 @@
+//! A file that is deleted while somebody reads it: the reader reads to the end, and nothing is left behind.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use larder_client::{File, RemoveOptions};
+use larder_tests::Cluster;
+
+const MIB: u64 = 1 << 20;
+const LENGTH: u64 = 1024 * MIB;
+
+/// What is at an offset of the file.
+fn word(offset: u64) -> [u8; 8] {
+    (offset ^ 0x5bd1_e995_97f4_a7c1).to_le_bytes()
+}
+
+/// A file of 1 GiB with a word at the beginning of each MiB, sparse between.
+fn big(path: &Path) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::create(path)?;
+    file.set_len(LENGTH)?;
+    for at in (0..LENGTH).step_by(MIB as usize) {
+        file.write_all_at(&word(at), at)?;
+    }
+    Ok(())
+}
+
+async fn check(file: &File, from: u64, to: u64) -> Result<()> {
+    let mut buffer = vec![0; MIB as usize];
+    for at in (from..to).step_by(MIB as usize) {
+        let mut done = 0;
+        while done < buffer.len() {
+            let read = file.read_at(at + done as u64, &mut buffer[done..]).await?;
+            ensure!(read > 0, "the file ends at {}", at + done as u64);
+            done += read;
+        }
+        ensure!(buffer[..8] == word(at) && buffer[8..].iter().all(|byte| *byte == 0), "other bytes at {at}");
+    }
+    Ok(())
+}
+
+fn orphans(under: &Path) -> Vec<PathBuf> {
+    let Ok(clusters) = fs::read_dir(under.join(".larder")) else { return Vec::new() };
+    let folders = clusters.flatten().filter_map(|cluster| fs::read_dir(cluster.path().join("orphans")).ok());
+    folders.flat_map(|folder| folder.flatten().map(|entry| entry.path())).collect()
+}
+
+async fn gone(under: &Path, what: &str) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !orphans(under).is_empty() {
+        ensure!(Instant::now() < until, "{what}: {:?} stay", orphans(under));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partly_cached_file_is_read_to_its_end_after_it_was_deleted() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    big(&cluster.under().join("deleted"))?;
+    let (reader, other) = (cluster.connect().await?, cluster.connect().await?);
+    let deleted = reader.open("/deleted").await?;
+    check(&deleted, 0, 8 * MIB).await?;
+    other.remove("/deleted", RemoveOptions::default()).await?;
+    ensure!(!cluster.under().join("deleted").exists());
+    check(&deleted, 0, LENGTH).await?;
+    drop(deleted);
+    gone(&cluster.under(), "after the last close").await?;
+
+    big(&cluster.under().join("again"))?;
+    let open = reader.open("/again").await?;
+    check(&open, 0, MIB).await?;
+    other.remove("/again", RemoveOptions::default()).await?;
+    cluster.kill_master();
+    drop((open, reader, other));
+    cluster.start_master()?;
+    let _client = cluster.connect().await?;
+    gone(&cluster.under(), "after a restart").await
+}
