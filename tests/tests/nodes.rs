@@ -215,14 +215,14 @@ async fn times_follow_changes_as_posix_says() -> Result<()> {
     let (n, o) = (&nodes, &who);
     let linked = moved_by(n, &all, async { Ok(n.link(o, f, b, &name("l")).await.map(drop)?) }).await?;
     assert_eq!(linked, [NONE, BOTH, CTIME], "link");
-    let unlinked = moved_by(n, &all, async { Ok(n.unlink(o, b, &name("l")).await?) }).await?;
+    let unlinked = Box::pin(moved_by(n, &all, async { Ok(n.unlink(o, b, &name("l")).await?) })).await?;
     assert_eq!(unlinked, [NONE, BOTH, CTIME], "unlink of one of two names");
     let rename = n.rename(o, (a, &Name::new("f")?), (b, &Name::new("g")?), NodeRename::Replace).await;
     assert!(rename.is_ok());
     let back = moved_by(n, &all, async {
         Ok(n.rename(o, (b, &name("g")), (a, &name("f")), NodeRename::Replace).await.map(drop)?)
     });
-    assert_eq!(back.await?, [BOTH, BOTH, CTIME], "rename");
+    assert_eq!(Box::pin(back).await?, [BOTH, BOTH, CTIME], "rename");
     let chmod = moved_by(n, &all, async { Ok(n.set_attributes(o, f, &mode(0o600)).await.map(drop)?) }).await?;
     assert_eq!(chmod, [NONE, NONE, CTIME], "chmod");
     let xattr = moved_by(n, &all, async { Ok(n.set_xattr(o, f, b"user.x", "1", XattrMode::Any).await?) }).await?;
