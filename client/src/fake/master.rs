@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use futures_core::Stream;
 use larder_common::{BlockSize, Error, ErrorKind, FileId, Generation, GroupPolicy, LeaseId, MountId, WriteType};
 use larder_proto::{
