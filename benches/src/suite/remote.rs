@@ -27,7 +27,7 @@ use crate::{
 
 pub(crate) const BENCH: Bench = Bench {
     name: "remote",
-    measures: "1 GiB over gRPC on loopback, 1 stream (short circuit off)",
+    measures: "1 GiB as a stream over loopback, 1 stream (short circuit off)",
     baseline: "raw TCP loopback socket, 1 MiB writes from a mapping of a file of the same tmpfs; /hot: from a hot buffer",
     asked: Asked::Ratio(0.8),
     needs_root: false,
