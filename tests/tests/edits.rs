@@ -124,7 +124,10 @@ async fn child() -> Result<()> {
     let (port, path) = told.split_once(' ').context("what the child is told")?;
     let config = larder_client::Config::builder().master("127.0.0.1", port.parse()?)?;
     let client = FileSystem::connect(config.build()).await?;
-    let edit = client.edit(path, EditOptions::default()).await?;
+    let edit = match path {
+        "/new" => create(&client).await?,
+        _ => client.edit(path, EditOptions::default()).await?,
+    };
     for round in 0u64.. {
         edit.write_at(round * 100_000 % (4 * MIB as u64), &[b'x'; 50_000]).await?;
         if round == 3 {
@@ -134,6 +137,14 @@ async fn child() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
+}
+
+/// Makes a file as a mount does: open at once, committed when it is closed.
+async fn create(client: &FileSystem) -> Result<larder_client::Edit> {
+    let (caller, name) = (larder_client::Caller::root(), larder_client::Name::new("new")?);
+    let how = larder_client::NodeCreate { mode: 0o644, write_type: Some(WriteType::MustCache) };
+    let root = client.status("/").await?.id;
+    Ok(client.nodes().create(&caller, root, &name, &how).await?.1)
 }
 
 fn start_child(cluster: &Cluster, path: &str) -> Result<Child> {
@@ -196,4 +207,15 @@ async fn a_writer_killed_in_the_middle_loses_nothing_that_is_only_in_the_cache()
     kill(child)?;
     cluster.start_worker(0)?;
     becomes(&client, "/f", kept).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_whose_writer_was_killed_keeps_what_was_written() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    let client = cluster.connect().await?;
+    let child = start_child(&cluster, "/new")?;
+    cluster.kill_worker(0);
+    kill(child)?;
+    cluster.start_worker(0)?;
+    becomes(&client, "/new", |bytes| bytes.starts_with(&[b'x'; 50_000])).await
 }

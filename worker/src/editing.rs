@@ -358,7 +358,7 @@ fn ticket(granted: &Granted, right: &WriteRight, base: Option<FileKey>, own: u32
         persisted: base.is_some() && grant.persisted,
     };
     let start = base.map_or(EditStart::Empty, |base| EditStart::Base(base.generation));
-    EditTicket { file: grant.file, lease: right.lease, start, spec, own }
+    EditTicket { file: grant.file, lease: right.lease, start, spec, next: grant.generation, own }
 }
 
 /// The missing blocks that have other bytes now, or another length.

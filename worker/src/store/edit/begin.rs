@@ -14,6 +14,7 @@ use super::{
         block_store::{BlockStore, Inner},
         books::{Copy, Entry, Shard},
         directory::{Directory, Space},
+        feed::Change,
         index::{Weight, record::Record},
         kernel::{self, ChangeTime, Question},
         key::{CacheName, FileKey, PAGE, STEP},
@@ -177,10 +178,15 @@ impl Inner {
         let reserved = spec.length.next_multiple_of(PAGE);
         let mut file =
             EditedFile::new(self.clone(), directory.clone(), name, ticket.lease, spec, None, space, reserved);
-        let create = Record::Create { serial, key, spec, lease, committed: false, edit: Some(Generation(0)) };
+        let create = Record::Create { serial, key, spec, lease, committed: false, edit: Some(ticket.next) };
         let made = file.create().and_then(|()| directory.record(&[create], Weight::Adds));
         match made {
-            Ok(()) => Ok(file),
+            Ok(()) => {
+                let called = FileKey { generation: ticket.next, ..key };
+                self.feed.push(Change::Present(called.block(BlockIndex(0)), directory.tier()));
+                self.feed.wake();
+                Ok(file)
+            }
             Err(error) => {
                 file.discard();
                 Err(error)
@@ -196,6 +202,7 @@ fn listed(ticket: &EditTicket, directory: Arc<Directory>, name: CacheName) -> Ed
         name,
         key: name.key,
         was: None,
+        next: ticket.next,
         committed: false,
         spec: ticket.spec,
         sums: std::collections::BTreeMap::new(),

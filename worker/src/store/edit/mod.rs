@@ -60,6 +60,8 @@ pub struct EditTicket {
     pub start: EditStart,
     /// Length, geometry and persisted mark of the content that it begins as; length 0 where it begins empty.
     pub spec: GenerationSpec,
+    /// The generation that it will be sealed as: what an edit that begins empty is called until then.
+    pub next: Generation,
     /// So many leases of that content may stay: their holder is the writer's own, and sees what it writes.
     pub own: u32,
 }
@@ -82,6 +84,8 @@ pub(crate) struct Edited {
     pub(crate) key: FileKey,
     /// What it was before `key`, until somebody says that `key` stands.
     pub(crate) was: Option<Generation>,
+    /// What it will be, of one that began empty.
+    pub(crate) next: Generation,
     /// Whether the index calls it a generation: it can go back as one.
     pub(crate) committed: bool,
     pub(crate) spec: GenerationSpec,
@@ -108,7 +112,7 @@ pub(crate) struct Edited {
 pub struct EditedReport {
     /// The write lease.
     pub lease: LeaseId,
-    /// What was sealed last, or what it began as.
+    /// What was sealed last, or what it began as; where it began empty, what it will be.
     pub key: FileKey,
     /// What it was before, where nobody has said yet that `key` stands.
     pub was: Option<Generation>,
@@ -139,10 +143,17 @@ pub struct EditedSource {
 
 impl Edited {
     fn report(&self, lease: LeaseId) -> EditedReport {
-        let all = (0..self.spec.blocks()).map(BlockIndex);
-        let blocks = all.filter(|index| !self.missing.contains(index)).collect();
-        let (key, was, spec, active) = (self.key, self.was, self.spec, self.active);
+        // Nothing sealed yet: that there is something under the lease is all that can be said.
+        let count = if self.key.generation.0 == 0 { 1 } else { self.spec.blocks() };
+        let blocks = (0..count).map(BlockIndex).filter(|index| !self.missing.contains(index)).collect();
+        let (key, was, spec, active) = (self.called(), self.was, self.spec, self.active);
         EditedReport { lease, key, was, spec, blocks, tier: self.directory.tier(), active }
+    }
+
+    /// What the master is told that it is.
+    fn called(&self) -> FileKey {
+        let generation = if self.key.generation.0 == 0 { self.next } else { self.key.generation };
+        FileKey { generation, ..self.key }
     }
 
     /// Whether somebody may ask for it under this name.
@@ -204,7 +215,8 @@ impl Inner {
             directory: directory.clone(),
             name,
             key: state.key,
-            was: state.edit.filter(|was| was.0 != 0),
+            was: state.edit.filter(|was| was.0 != 0 && state.committed),
+            next: state.edit.filter(|_| !state.committed).unwrap_or_default(),
             committed: state.committed,
             spec,
             sums: state.blocks,

@@ -223,7 +223,7 @@ impl EditedFile {
             tracing::warn!(%error, lease = %self.lease, "an edit that is over could not be removed");
         }
         if let Some(edited) = edited {
-            self.inner.feed.push(Change::Gone(edited.key.block(BlockIndex(0))));
+            self.inner.feed.push(Change::Gone(edited.called().block(BlockIndex(0))));
             self.inner.feed.wake();
         }
     }
@@ -235,7 +235,8 @@ impl EditedFile {
         let spec = GenerationSpec { length: 0, persisted: false, ..geometry };
         let edited = inner.edited.lock().remove(&lease);
         let Some(edited) = edited else { return Err(Error::new(ErrorKind::Changed, "the edit is over")) };
-        let ticket = EditTicket { file: self.name.key.file, lease, start: EditStart::Empty, spec, own: 0 };
+        let ticket =
+            EditTicket { file: self.name.key.file, lease, start: EditStart::Empty, spec, next: edited.next, own: 0 };
         let copied =
             BlockStore(inner.clone()).edit(&ticket).and_then(|mut copy| match self.copy_into(&mut copy, length) {
                 Ok(()) => Ok(copy),

@@ -37,7 +37,7 @@ pub(crate) enum Record {
         /// Whether it is a generation. If not, it is being written under the lease.
         committed: bool,
         /// It stays taken over for editing under the lease: what it was before this generation (0: nothing), for as long
-        /// as nobody has said that this one stands.
+        /// as nobody has said that this one stands; of one that is no generation yet, which it will be.
         edit: Option<Generation>,
     },
     /// A block is whole; the CRC-32C of each chunk.

@@ -16,7 +16,7 @@ fn own(length: u64) -> GenerationSpec {
 
 fn ticket(file: u64, spec: GenerationSpec) -> EditTicket {
     let start = EditStart::Base(key(file).generation);
-    EditTicket { file: FileId(file), lease: LEASE, start, spec, own: 0 }
+    EditTicket { file: FileId(file), lease: LEASE, start, spec, next: Generation(9), own: 0 }
 }
 
 fn whole(file: u64, length: u64) -> Vec<u8> {
@@ -243,6 +243,8 @@ fn a_new_file_can_be_edited_and_survives_its_writer() {
     drop((edit, store));
     let (store, _) = open(tiers());
     store.maintain();
+    let told = store.edited().remove(0);
+    assert_eq!((told.key.generation, told.blocks.len()), (Generation(9), 1), "the master hears of it under its name");
     let (length, _) = store.roll_forward(LEASE, Generation(9)).unwrap().unwrap();
     assert_eq!(length, 9);
     assert_eq!(bytes_of_generation(&store, 3, 9).as_deref(), Some(&b"log line\n"[..]));
