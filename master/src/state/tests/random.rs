@@ -222,8 +222,10 @@ fn check_invariants(state: &State) {
         assert_eq!(state.lease_of.get(&FileId(record.file)), Some(lease));
         assert!(state.tree.get(FileId(record.file)).is_some(), "what is written exists");
         let open = state.sessions.contains(&SessionId(record.session));
-        assert_eq!(open, record.session != 0, "a lease has a session, or is adrift");
-        assert!(open || record.edit || state.locks.contains(&(record.file, Vec::new())), "only edits are adrift");
+        // One that an intent is about to commit stays until its outcome, whatever becomes of its session.
+        let decided = state.locks.contains(&(record.file, Vec::new()));
+        assert!(open || record.session == 0 || decided, "a lease has a session, or is adrift");
+        assert!(open || record.edit || decided, "only edits are adrift");
     }
     for (generation, record) in state.pending.iter() {
         let inode = state.tree.get(FileId(record.file)).expect("pending content has an inode");
