@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{Closed, EndSession, Freed, MakeSpecial, Persist, PersistFailed, RemoveXattr, SetPolicy, SetReplication},
+    super::{
+        Closed, EndSession, Freed, MakeSpecial, Persist, PersistFailed, RemoveXattr, SetPolicy, SetReplication,
+        entry::{Change, ChangeRecord},
+    },
     *,
 };
 
@@ -216,16 +219,22 @@ impl Machine {
     }
 }
 
+fn is_committed_by_an_intent(state: &State, lease: LeaseId) -> bool {
+    let ends = |change: &ChangeRecord| matches!(&change.change, Some(Change::EndLease(end)) if end.lease == lease.0);
+    state.intents.iter().any(|(_, intent)| intent.success.iter().any(ends))
+}
+
 /// What must be so in every state.
 fn check_invariants(state: &State) {
     for (lease, record) in state.leases.iter() {
         assert_eq!(state.lease_of.get(&FileId(record.file)), Some(lease));
         assert!(state.tree.get(FileId(record.file)).is_some(), "what is written exists");
         let open = state.sessions.contains(&SessionId(record.session));
-        // One that an intent is about to commit stays until its outcome, whatever becomes of its session.
-        let decided = state.locks.contains(&(record.file, Vec::new()));
-        assert!(open || record.session == 0 || decided, "a lease has a session, or is adrift");
-        assert!(open || record.edit || decided, "only edits are adrift");
+        match record.edit {
+            true => assert_eq!(open, record.session != 0, "an edit has a session, or is adrift"),
+            // It goes with its session, unless an intent is about to commit it: then with the outcome.
+            false => assert!(open || is_committed_by_an_intent(state, *lease), "a lease has a session"),
+        }
     }
     for (generation, record) in state.pending.iter() {
         let inode = state.tree.get(FileId(record.file)).expect("pending content has an inode");
