@@ -61,6 +61,14 @@ pub(crate) trait Act {
     /// The masters that its paths name.
     fn authorities(&self) -> Vec<Option<&Authority>>;
 
+    /// What its arguments may say together, asked before a cluster is.
+    ///
+    /// # Errors
+    /// `Invalid` with what is wrong.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Does it, and answers how the process ends.
     ///
     /// # Errors
@@ -78,6 +86,10 @@ macro_rules! registry {
         impl Command {
             fn authorities(&self) -> Vec<Option<&Authority>> {
                 match self { $(Command::$name(arguments) => arguments.authorities(),)* }
+            }
+
+            fn check(&self) -> Result<()> {
+                match self { $(Command::$name(arguments) => arguments.check(),)* }
             }
 
             async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
@@ -126,6 +138,7 @@ registry! {
 
 impl Run for Fs {
     fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        self.command.check()?;
         let flags = places::flags(self.command.authorities())?;
         cluster::run(context, flags, async |fs| {
             let shell = Shell::new(fs, context);

@@ -112,8 +112,11 @@ impl Act for Mount {
         self.path.iter().map(|path| path.authority.as_ref()).collect()
     }
 
+    fn check(&self) -> Result<(), Error> {
+        check_public(&self.option)
+    }
+
     async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
-        check_public(&self.option)?;
         let (path, uri) = match (self.union, self.path, self.uri) {
             (Some((path, uri)), ..) => (FsPath::parse(path.as_bytes())?, uri),
             (None, Some(path), Some(uri)) => (path.exact()?, uri),
