@@ -2,7 +2,8 @@
 //!
 //! Taking over: under the shard's lock the copy is found without readers and leases (but for the writer's own) and marked
 //! busy; without the lock the kernel is asked and the file renamed; under the lock again the copy leaves the books. The
-//! rename is the mark: a crash before it leaves a committed file, a crash after it a file that waits for the lease.
+//! rename is the mark: a crash before it leaves a committed file, a crash after it a file that waits for the lease. It tells
+//! an edit that has begun from one whose end was cut short only because the number of a lease is never given twice.
 
 use std::sync::Arc;
 

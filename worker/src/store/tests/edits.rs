@@ -281,6 +281,8 @@ struct World {
     dirty: Vec<std::ops::Range<u64>>,
     /// What the last generation has, and its number.
     sealed: (u64, Vec<u8>),
+    /// Each edit has its own, as the master gives no number twice.
+    lease: LeaseId,
 }
 
 impl World {
@@ -289,15 +291,16 @@ impl World {
         let (store, _) = open(vec![tier(Medium::Mem, home.path(), 16 * MIB)]);
         let bytes = fill_all(&store, 1, own(MIB + 5000));
         let sealed = (key(1).generation.0, bytes.clone());
-        Self { home, store: Some(store), edit: None, bytes, dirty: Vec::new(), sealed }
+        Self { home, store: Some(store), edit: None, bytes, dirty: Vec::new(), sealed, lease: LEASE }
     }
 
     fn open(&mut self) -> &mut (EditedFile, std::fs::File) {
         let store = self.store.as_ref().unwrap();
         let (generation, length) = (Generation(self.sealed.0), self.sealed.1.len() as u64);
+        let lease = self.lease;
         self.edit.get_or_insert_with(|| {
             let start = EditStart::Base(generation);
-            let edit = store.edit(&EditTicket { start, ..ticket(1, own(length)) }).unwrap();
+            let edit = store.edit(&EditTicket { start, lease, ..ticket(1, own(length)) }).unwrap();
             let file = descriptor(&edit);
             (edit, file)
         })
@@ -340,6 +343,7 @@ impl World {
                 let (edit, file) = self.edit.take().unwrap();
                 drop(file);
                 assert!(edit.end().unwrap() || self.bytes.is_empty());
+                self.lease.0 += 1;
                 self.check();
             }
         }
