@@ -1,7 +1,7 @@
 //! One co-located client: hello, then requests in any order, until the connection closes.
 //!
 //! Leases and files being written belong to the [`Connection`], which is dropped when its last task has ended; the tasks
-//! are aborted when the socket closes. Locks: `leases` and `writes` are leaves, held for no wait.
+//! are aborted when the socket closes. Locks: `leases` is a leaf, held for no wait.
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +23,8 @@ use rustc_hash::FxHashMap;
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{HELLO_PATIENCE, REQUESTS_MAX, SEND_PATIENCE, edit::Edits, lease::Held, write::Writes};
-use crate::{readahead::Tracks, services::Services};
+use super::{HELLO_PATIENCE, REQUESTS_MAX, SEND_PATIENCE, lease::Held, tickets::Tickets};
+use crate::{editing::Editing, readahead::Tracks, services::Services, writing::Writing};
 
 /// All clients of a worker, for recalls.
 #[derive(Debug, Default)]
@@ -47,8 +47,8 @@ pub(crate) struct Connection {
     socket: Socket,
     pub(crate) services: Arc<Services>,
     pub(crate) leases: Mutex<BTreeMap<u64, Held>>,
-    pub(crate) writes: Writes,
-    pub(crate) edits: Edits,
+    pub(crate) writes: Arc<Tickets<Writing>>,
+    pub(crate) edits: Arc<Tickets<Editing>>,
     pub(crate) tracks: Mutex<Tracks>,
     /// Ends everything that is done for this client.
     pub(crate) over: CancellationToken,
@@ -96,8 +96,8 @@ fn enter(services: Arc<Services>, socket: Socket, stop: &CancellationToken) -> A
         socket,
         services: services.clone(),
         leases: Mutex::default(),
-        writes: Writes::default(),
-        edits: Edits::default(),
+        writes: Tickets::new("written", "seal"),
+        edits: Tickets::new("edited", "close"),
         tracks: Mutex::default(),
         over: stop.child_token(),
         runtime: Handle::current(),

@@ -6,47 +6,14 @@
 
 use std::{ops::Range, sync::Arc};
 
-use larder_common::{Error, ErrorKind, Result};
+use larder_common::Result;
 use larder_proto::v1::{self, short_reply::What as Reply};
-use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 
 use super::{
-    RUNS_MAX, WRITES_MAX,
+    RUNS_MAX,
     connection::{Answer, Connection},
 };
-use crate::{
-    editing::{Editing, Shared},
-    store::FileKey,
-};
-
-/// The files that one client edits, by ticket.
-#[derive(Debug, Default)]
-pub(crate) struct Edits(Mutex<FxHashMap<u64, Shared>>);
-
-impl Edits {
-    fn get(&self, ticket: u64) -> Result<Shared> {
-        let found = self.0.lock().get(&ticket).cloned();
-        found.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("no file is edited under ticket {ticket}")))
-    }
-
-    /// Whether a ticket is that of an edit.
-    pub(crate) fn has(&self, ticket: u64) -> bool {
-        self.0.lock().contains_key(&ticket)
-    }
-
-    /// Leaves an edit to whoever comes back with its lease.
-    pub(crate) fn remove(&self, ticket: u64) {
-        let gone = self.0.lock().remove(&ticket);
-        drop(gone);
-    }
-
-    /// Leaves all of them.
-    pub(crate) fn clear(&self) {
-        let gone = std::mem::take(&mut *self.0.lock());
-        drop(gone);
-    }
-}
+use crate::{editing::Editing, store::FileKey};
 
 impl Connection {
     /// How many leases of a content this client has.
@@ -57,10 +24,7 @@ impl Connection {
 
     /// Begins to edit a file, or goes on with an edit under the same lease.
     pub(crate) async fn begin_edit(self: &Arc<Self>, request: v1::ShortWrite) -> Result<Answer> {
-        if self.edits.0.lock().len() >= WRITES_MAX {
-            let error = Error::new(ErrorKind::Busy, format!("this connection edits {WRITES_MAX} files"));
-            return Err(error.advise("close some of them first"));
-        }
+        self.edits.check_room()?;
         let granted = self.services.grant(&request.grant)?;
         let base = granted.grant.write.as_ref().and_then(|right| right.base);
         let base = base.map(|base| FileKey { file: granted.grant.file, generation: base.generation });
@@ -76,24 +40,9 @@ impl Connection {
         let (ticket, copied, over, lease) = (self.number(), editing.is_copy(), editing.over(), editing.lease());
         let shared = Arc::new(tokio::sync::Mutex::new(editing));
         self.services.writings.enter_edit(lease, &shared, over.clone());
-        self.edits.0.lock().insert(ticket, shared);
-        self.leave_when_over(ticket, over);
+        self.edits.insert(ticket, shared, over, self.over.clone());
         let what = Reply::Writable(v1::ShortWritable { ticket, reserved, whole, length, copied });
         Ok(Answer { what: Some(what), descriptors: vec![descriptor] })
-    }
-
-    fn leave_when_over(self: &Arc<Self>, ticket: u64, over: tokio_util::sync::CancellationToken) {
-        let connection = Arc::downgrade(self);
-        let closed = self.over.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = over.cancelled() => {}
-                () = closed.cancelled() => {}
-            }
-            if let Some(connection) = connection.upgrade() {
-                connection.edits.remove(ticket);
-            }
-        });
     }
 
     /// Makes room.

@@ -8,7 +8,7 @@
 //! - [`connection`]: one client: hello, requests, replies.
 //! - [`lone`]: one small file, the shortest way; [`ahead`]: files that will be wanted soon.
 //! - [`lease`]: grants into descriptors; [`wait`]: bytes on their way; [`write`]: files being written;
-//!   [`edit`]: files being edited in place.
+//!   [`edit`]: files being edited in place; [`tickets`]: what both are known by.
 //! - [`recall`]: asking for leases back.
 //!
 //! Descriptors are opened to be sent and closed when they have been; the worker keeps none.
@@ -20,6 +20,7 @@ pub(crate) mod lease;
 pub(crate) mod lone;
 pub(crate) mod recall;
 pub(crate) mod socket;
+pub(crate) mod tickets;
 pub(crate) mod wait;
 pub(crate) mod write;
 
@@ -34,8 +35,6 @@ pub(crate) const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const SEND_PATIENCE: Duration = Duration::from_secs(10);
 /// The most leases of one connection.
 pub(crate) const LEASES_MAX: usize = 1 << 17;
-/// The most files that one connection writes at the same time.
-pub(crate) const WRITES_MAX: usize = 1024;
 /// The most requests of one connection that are under way at the same time; more are read when one of them ends.
 pub(crate) const REQUESTS_MAX: usize = 128;
 /// The most runs of blocks that one answer names; the rest is learned by waiting for it.

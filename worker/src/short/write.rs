@@ -6,73 +6,24 @@
 
 use std::sync::Arc;
 
-use larder_common::{Error, ErrorKind, Result};
+use larder_common::{ErrorKind, Result};
 use larder_proto::v1;
-use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 
-use super::{
-    WRITES_MAX,
-    connection::{Answer, Connection},
-};
+use super::connection::{Answer, Connection};
 use crate::writing::{By, Writing};
-
-type Shared = Arc<tokio::sync::Mutex<Writing>>;
-
-/// The files that one client writes, by ticket.
-#[derive(Debug, Default)]
-pub(crate) struct Writes(Mutex<FxHashMap<u64, Shared>>);
-
-impl Writes {
-    fn get(&self, ticket: u64) -> Result<Shared> {
-        let found = self.0.lock().get(&ticket).cloned();
-        found.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("no file is written under ticket {ticket}")))
-    }
-
-    /// Abandons a file.
-    pub(crate) fn remove(&self, ticket: u64) {
-        let gone = self.0.lock().remove(&ticket);
-        drop(gone);
-    }
-
-    /// Abandons all of them.
-    pub(crate) fn clear(&self) {
-        let gone = std::mem::take(&mut *self.0.lock());
-        drop(gone);
-    }
-}
 
 impl Connection {
     /// Begins to write a file.
     pub(crate) async fn begin_write(self: &Arc<Self>, request: v1::ShortWrite) -> Result<Answer> {
-        if self.writes.0.lock().len() >= WRITES_MAX {
-            let error = Error::new(ErrorKind::Busy, format!("this connection writes {WRITES_MAX} files"));
-            return Err(error.advise("seal some of them first"));
-        }
+        self.writes.check_room()?;
         let granted = self.services.grant(&request.grant)?;
         let mut writing = Writing::begin(&self.services, granted, request.reserve, By::Descriptor).await?;
         let (descriptor, reserved) = writing.descriptor()?;
         let (ticket, over) = (self.number(), writing.over());
-        self.writes.0.lock().insert(ticket, Arc::new(tokio::sync::Mutex::new(writing)));
-        self.end_when_over(ticket, over);
+        self.writes.insert(ticket, Arc::new(tokio::sync::Mutex::new(writing)), over, self.over.clone());
         let what =
             v1::short_reply::What::Writable(v1::ShortWritable { ticket, reserved, ..v1::ShortWritable::default() });
         Ok(Answer { what: Some(what), descriptors: vec![descriptor] })
-    }
-
-    /// Lets go of the file when the master says that its content is over, or the connection closes.
-    fn end_when_over(self: &Arc<Self>, ticket: u64, over: tokio_util::sync::CancellationToken) {
-        let connection = Arc::downgrade(self);
-        let closed = self.over.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = over.cancelled() => {}
-                () = closed.cancelled() => {}
-            }
-            if let Some(connection) = connection.upgrade() {
-                connection.writes.remove(ticket);
-            }
-        });
     }
 
     /// Takes how far the client is, and gives it more room.
