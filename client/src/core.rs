@@ -149,7 +149,8 @@ impl Core {
                     let workers = created.workers.into_iter().map(TryInto::try_into);
                     let workers: Vec<WorkerAddress> = workers.collect::<Result<_>>()?;
                     nodes::check_target(options, &created.grant).map_err(|error| error.at(path.as_bytes()))?;
-                    return Ok(Target { lease, grant: created.grant, workers });
+                    let file = FileId(created.status.as_ref().map_or(0, |status| status.id));
+                    return Ok(Target { lease, file, grant: created.grant, workers });
                 }
                 Ok(_) => return Err(Error::new(ErrorKind::Mismatch, "the master gave no right to write")),
                 // An answer that it cannot be done now; the lost session says "may or may not" and is not repeated.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use larder_common::{Error, ErrorKind, FileStatus, FsPath, Result};
+use larder_common::{Error, ErrorKind, FileId, FileStatus, FsPath, Result};
 use larder_proto::{
     convert::WorkerAddress,
     v1::{self, command::What},
@@ -45,6 +45,7 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) lease: WriteLease,
+    pub(crate) file: FileId,
     pub(crate) grant: Bytes,
     pub(crate) workers: Vec<WorkerAddress>,
 }
@@ -248,7 +249,8 @@ impl Open {
             }
         };
         let Self { core, path, options, target, length, .. } = self;
-        let complete = v1::CompleteFile { lease: target.lease.id.0, length, receipts, ..Default::default() };
+        let open = core.caches.goes_open(target.file);
+        let complete = v1::CompleteFile { lease: target.lease.id.0, length, receipts, open, ..Default::default() };
         let how = How { durable: !options.relaxed, repeatable: false };
         let outcome = core.link.calls.call(What::CompleteFile(complete), how, core.link.deadline()).await;
         core.caches.metadata.forget(path.as_bytes());

@@ -1,4 +1,4 @@
-//! A file that is deleted while somebody reads it: the reader reads to the end, and nothing is left behind.
+//! A file that is deleted or replaced while somebody reads it: the reader reads to the end, and nothing is left behind.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use larder_client::{File, RemoveOptions};
+use larder_client::{CreateOptions, File, RemoveOptions};
 use larder_tests::Cluster;
 
 const MIB: u64 = 1 << 20;
@@ -80,4 +80,24 @@ async fn a_partly_cached_file_is_read_to_its_end_after_it_was_deleted() -> Resul
     cluster.start_master()?;
     let _client = cluster.connect().await?;
     gone(&cluster.under(), "after a restart").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partly_cached_file_is_read_to_its_end_after_it_was_written_anew() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let (reader, other) = (cluster.connect().await?, cluster.connect().await?);
+    for (name, writer) in [("by-another", &other), ("by-itself", &reader)] {
+        let path = format!("/{name}");
+        big(&cluster.under().join(name))?;
+        let open = reader.open(&path).await?;
+        check(&open, 0, 8 * MIB).await?;
+        writer.write(&path, &b"new"[..], CreateOptions { overwrite: true, ..CreateOptions::default() }).await?;
+        ensure!(fs::read(cluster.under().join(name))? == b"new", "{name}");
+        let new = reader.read(&path).await?;
+        ensure!(new[..] == *b"new", "{name}: whoever opens it now has what is new");
+        check(&open, 0, LENGTH).await?;
+        drop(open);
+        gone(&cluster.under(), name).await?;
+    }
+    Ok(())
 }

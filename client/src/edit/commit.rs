@@ -53,6 +53,8 @@ impl Inner {
             dirty: if fresh { vec![v1::ByteRange { offset: 0, length }] } else { ranges },
             go_on,
             sync,
+            // Whoever has it open here reads what is edited.
+            open: false,
         };
         let how = How { durable: sync || !self.options.relaxed, repeatable: false };
         let caller = self.target.caller.clone();

@@ -335,12 +335,16 @@ pub async fn open_elsewhere(master: &Master, file: FileId, by: Option<SessionId>
     master.sessions.take_still_open(file)
 }
 
-/// The file whose last name, or whose content, a command takes away, as far as it is known: of a removal and a rename.
+/// The file whose last name, or whose content, a command takes away, as far as it is known: of a removal, a rename, and the
+/// end of a write that replaces it.
 #[must_use]
 pub fn going(state: &State, command: &Command, asker: &Asker) -> Option<FileId> {
     let place = match command {
         Command::Remove(remove) => &remove.place,
         Command::Rename(rename) => &rename.to,
+        Command::CompleteFile(complete) => {
+            return state.lease(complete.lease).map(|lease| lease.file).filter(|file| state.is_stored(*file));
+        }
         _ => return None,
     };
     let file = at(state, place, asker);
@@ -362,6 +366,10 @@ pub fn with_holders(command: Command, holders: Vec<SessionId>) -> Command {
         Command::Rename(mut rename) => {
             rename.holders = join(rename.holders);
             rename.into()
+        }
+        Command::CompleteFile(mut complete) => {
+            complete.holders = join(complete.holders);
+            complete.into()
         }
         other => other,
     }

@@ -88,7 +88,7 @@ pub fn from_wire(
         What::SetReplication(m) if m.recursive => tree(&m.path, true, Each::SetReplication(m.min)),
         What::CompleteFile(m) => {
             let size = block_size(LeaseId(m.lease)).unwrap_or(defaults.block_size);
-            Ok(Asked::One(Box::new(complete_file(m, size, defaults.sync)?.into())))
+            Ok(Asked::One(Box::new(complete_file(m, size, defaults)?.into())))
         }
         other => Ok(Asked::One(Box::new(one(other, defaults)?))),
     }
@@ -233,13 +233,14 @@ fn edit_file(m: v1::EditFile, defaults: Defaults) -> Result<EditFile> {
     })
 }
 
-fn complete_file(m: v1::CompleteFile, block_size: BlockSize, sync: bool) -> Result<CompleteFile> {
+fn complete_file(m: v1::CompleteFile, block_size: BlockSize, defaults: Defaults) -> Result<CompleteFile> {
     let persisted = m.receipts.iter().any(|receipt| receipt.uploaded);
     let mut receipts = Vec::new();
     for receipt in m.receipts.iter().filter(|receipt| receipt.cached) {
         receipts.extend(blocks(receipt, m.length, block_size)?);
     }
-    Ok(CompleteFile { lease: LeaseId(m.lease), length: m.length, receipts, persisted, sync, holders: Vec::new() })
+    let holders = if m.open { vec![defaults.session] } else { Vec::new() };
+    Ok(CompleteFile { lease: LeaseId(m.lease), length: m.length, receipts, persisted, sync: defaults.sync, holders })
 }
 
 /// One receipt for each block that a worker says it holds: all, or of an edit those that it names.
