@@ -8,7 +8,7 @@ use clap::{FromArgMatches, Subcommand};
 use crate::{
     arguments::{Arguments, command_line},
     commands::{
-        bench, completions, config, demo, format, fs, fsadmin, fuse, health, local, man, master, proxy, run_tests,
+        bench, completions, config, demo, format, fs, fsadmin, fuse, health, job, local, man, master, proxy, run_tests,
         umount, version, worker,
     },
     context::{Context, Environment},
@@ -73,6 +73,7 @@ registry! {
     Start: #[command(visible_alias = "mount")] Fuse(fuse::Fuse);
     Start: Umount(umount::Umount);
     Files: Fs(fs::Fs);
+    Files: Job(job::JobCommand);
     Cluster: Fsadmin(fsadmin::Fsadmin);
     Cluster: #[command(name = "runTests")] RunTests(run_tests::RunTests);
     Cluster: Bench(bench::Bench);

@@ -43,6 +43,7 @@ mod edit;
 mod file;
 mod file_system;
 mod fork;
+mod jobs;
 mod leases;
 mod listing;
 mod load;
@@ -79,6 +80,7 @@ pub use config::{Config, ConfigBuilder};
 pub use edit::{Allocate, Edit, EditOptions};
 pub use file::{File, Served};
 pub use file_system::{Entries, FileSystem, Progress};
+pub use jobs::{Job, JobFailure, JobRequest};
 pub use listing::Entry;
 pub use load::{LoadFailure, LoadProgress};
 pub use locations::BlockLocation;
@@ -95,7 +97,7 @@ pub use watch::{Invalidated, Invalidations};
 pub use writer::Writer;
 
 pub use larder_common::{
-    BlockSize, ByteSize, Caller, ClusterId, Error, ErrorKind, FileId, FileKind, FileStatus, FsPath, Generation,
-    Locality, Medium, MountId, Name, Persistence, ReadType, Result, Timestamp, WorkerId, WriteType,
+    BlockSize, ByteSize, Caller, ClusterId, Error, ErrorKind, FileId, FileKind, FileStatus, FsPath, Generation, JobId,
+    JobKind, JobState, Locality, Medium, MountId, Name, Persistence, ReadType, Result, Timestamp, WorkerId, WriteType,
     file::{Ttl, TtlAction},
 };

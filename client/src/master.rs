@@ -187,7 +187,11 @@ impl Link {
         self.ask_any(deadline, || question(client())).await
     }
 
-    async fn ask_any<T, A>(&self, deadline: Deadline, question: impl Fn() -> A) -> Result<T>
+    /// The same of any service.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) async fn ask_any<T, A>(&self, deadline: Deadline, question: impl Fn() -> A) -> Result<T>
     where
         A: Future<Output = Result<Response<T>, Status>>,
     {

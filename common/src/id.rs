@@ -61,6 +61,10 @@ number!(
     AttemptId(u64)
 );
 number!(
+    /// Work over a tree that the master does by itself.
+    JobId(u64)
+);
+number!(
     /// A mount point in the namespace. The root mount is 1.
     MountId(u32)
 );

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod error;
 pub mod file;
 pub mod id;
+pub mod job;
 pub mod locality;
 pub mod path;
 pub mod policy;
@@ -22,9 +23,10 @@ pub use caller::Caller;
 pub use error::{Error, ErrorKind, Result};
 pub use file::{FileKind, FileStatus, Fingerprint, Persistence, ReadType, Times, Timestamp, WriteType};
 pub use id::{
-    AttemptId, BlockId, BlockIndex, ClusterId, FileId, Generation, Incarnation, LeaseId, MountId, Position, SessionId,
-    WorkerId,
+    AttemptId, BlockId, BlockIndex, ClusterId, FileId, Generation, Incarnation, JobId, LeaseId, MountId, Position,
+    SessionId, WorkerId,
 };
+pub use job::{JobKind, JobState};
 pub use locality::Locality;
 pub use path::{FsPath, Name};
 pub use policy::GroupPolicy;

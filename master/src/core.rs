@@ -248,6 +248,12 @@ impl Core {
         }
     }
 
+    /// Changes whenever an intent has got its outcome.
+    #[must_use]
+    pub fn concluded(&self) -> watch::Receiver<u64> {
+        self.concluded.subscribe()
+    }
+
     /// Gives an intent its outcome.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 //!
 //! Direction of flow: [`rpc`] decodes requests and asks [`master`]; that asks [`core`], the one writer, which plans in
 //! [`state`], appends to the [`journal`] and applies; what follows goes to [`sessions`] and [`cluster`]. [`under`] does what
-//! has to be done in under stores. [`tasks`] are what the master does by itself, [`server`] puts it together.
+//! has to be done in under stores. [`tasks`] are what the master does by itself, [`jobs`] what it does by itself over trees
+//! because somebody asked; [`server`] puts it together.
 
 pub mod book;
 pub mod cluster;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod core;
 pub mod edits;
 pub mod interest;
+pub mod jobs;
 pub mod journal;
 pub mod keys;
 pub mod master;

@@ -26,6 +26,7 @@ use crate::{
     config::{Authentication, MasterConfig},
     core::{Asker, Core, Finished, Under},
     edits::Turns,
+    jobs::Jobs,
     keys::Keys,
     paths,
     rpc::{answer, filesystem::How},
@@ -74,6 +75,8 @@ pub struct Master {
     pub drifting: Drifting,
     /// Wakes the task that decides about edits whose session has ended.
     pub adrift: Arc<Notify>,
+    /// Work over trees that was asked for.
+    pub jobs: Jobs,
     /// Where the newest checkpoint is.
     pub checkpoint: Mutex<Position>,
     /// When this master started.
@@ -160,6 +163,8 @@ impl Master {
             }),
             Effect::PersistPending { .. } => self.pending.notify_one(),
             Effect::ReclaimPending => self.reclaim.notify_one(),
+            Effect::JobPending => self.jobs.wake.notify_one(),
+            Effect::JobOver(job) => self.jobs.over(job),
             Effect::EditOver { lease, file, generation } => self.edit_over(lease, file, generation),
             Effect::EditFree(lease) => {
                 self.sessions.given_up(lease);

@@ -16,7 +16,8 @@ use larder_proto::{
     dial,
     greeting::VERSION,
     v1::{
-        admin_server::AdminServer, file_system_server::FileSystemServer, master_message, workers_server::WorkersServer,
+        admin_server::AdminServer, file_system_server::FileSystemServer, jobs_server::JobsServer, master_message,
+        workers_server::WorkersServer,
     },
 };
 use larder_ufs::{Credentials, OpenOptions, UnderStore};
@@ -37,7 +38,7 @@ use crate::{
     journal::{self, EmbeddedJournal, Journal},
     keys::Keys,
     master::{Master, examine},
-    rpc::{admin::AdminService, filesystem::FileSystemService, link::WorkersService},
+    rpc::{admin::AdminService, filesystem::FileSystemService, jobs::JobsService, link::WorkersService},
     sessions::Sessions,
     state::{Command, Entry, Format, Mount, Owner, ReserveIds, State},
     tasks,
@@ -90,6 +91,7 @@ impl Server {
             edits_free: watch::Sender::new(0),
             adrift: Arc::default(),
             drifting: tasks::Drifting::default(),
+            jobs: crate::jobs::Jobs::default(),
             checkpoint: Mutex::new(recovered.checkpoint),
             started: clock.now(),
             started_monotonic: clock.monotonic(),
@@ -128,6 +130,7 @@ impl Server {
         let workers = WorkersServer::new(WorkersService::new(Arc::clone(&self.master)));
         Routes::new(files.max_decoding_message_size(dial::MESSAGE_MAX).max_encoding_message_size(dial::MESSAGE_MAX))
             .add_service(AdminServer::new(AdminService::new(Arc::clone(&self.master))))
+            .add_service(JobsServer::new(JobsService::new(Arc::clone(&self.master))))
             .add_service(
                 workers.max_decoding_message_size(dial::MESSAGE_MAX).max_encoding_message_size(dial::MESSAGE_MAX),
             )
@@ -157,6 +160,7 @@ impl Server {
 
     /// Writes down that the end is orderly.
     async fn close(&self) {
+        self.master.jobs.stop();
         self.master.stores.stop();
         let journal = Arc::clone(self.master.core.journal());
         match tokio::task::spawn_blocking(move || journal.close()).await {

@@ -22,6 +22,7 @@ pub mod server;
 pub mod store;
 
 mod content;
+mod copy;
 mod drain;
 mod editing;
 mod fetch;

@@ -58,6 +58,7 @@ impl Services {
             What::Unknown(order) => self.unknown(order).await,
             What::RollForward(order) => self.roll_forward(order).await,
             What::Patch(order) => self.patch(order).await,
+            What::Copy(order) => self.copy(order).await,
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod fs;
 pub(crate) mod fsadmin;
 pub(crate) mod fuse;
 pub(crate) mod health;
+pub(crate) mod job;
 pub(crate) mod local;
 pub(crate) mod man;
 pub(crate) mod master;

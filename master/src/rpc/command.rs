@@ -233,7 +233,11 @@ fn edit_file(m: v1::EditFile, defaults: Defaults) -> Result<EditFile> {
     })
 }
 
-fn complete_file(m: v1::CompleteFile, block_size: BlockSize, defaults: Defaults) -> Result<CompleteFile> {
+/// A commit, its receipts checked.
+///
+/// # Errors
+/// As [`blocks`].
+pub(crate) fn complete_file(m: v1::CompleteFile, block_size: BlockSize, defaults: Defaults) -> Result<CompleteFile> {
     let persisted = m.receipts.iter().any(|receipt| receipt.uploaded);
     let mut receipts = Vec::new();
     for receipt in m.receipts.iter().filter(|receipt| receipt.cached) {

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod answer;
 pub mod command;
 pub mod filesystem;
+pub mod jobs;
 pub mod link;
 pub mod listing;
 pub mod report;

@@ -162,6 +162,8 @@ impl State {
                 self.close_orphan(key, SessionId(close.session), effects);
             }
             Change::ReclaimSome(reclaim) => self.reclaim(reclaim.budget, effects),
+            Change::SetJob(set) => self.set_job(set, effects),
+            Change::JobSteps(steps) => self.job_steps(steps),
             _ => {}
         }
     }

@@ -17,6 +17,7 @@ use super::{
         AddInode, AddLease, AddMount, AddName, AddOrphan, AddSession, ChangeRecord, HoldNumbers, InodeRecord,
         OpenIntent, PinChange, PolicyChange, ReplicationChange, SetContent, SetPending, TtlChange, XattrChange,
     },
+    job_records::SetJob,
     planner::inode_record,
     tables::{Counter, Slot},
 };
@@ -240,7 +241,8 @@ impl State {
         let orphans = self.orphans.iter().map(|((file, generation), record)| {
             piece(AddOrphan { file: file.0, generation: generation.0, record: Some(record.clone()) })
         });
-        mounts.chain(sessions).chain(slots).chain(leases).chain(pending).chain(intents).chain(orphans)
+        let jobs = self.jobs.iter().map(|(job, kept)| piece(SetJob { job: job.0, record: Some((&**kept).into()) }));
+        mounts.chain(sessions).chain(slots).chain(leases).chain(pending).chain(intents).chain(orphans).chain(jobs)
     }
 
     /// The state that these frames hold.

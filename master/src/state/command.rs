@@ -11,6 +11,7 @@ use super::{
     directories::{CreateDirectory, Link, MakeSpecial, Symlink},
     edits::{CommitEdit, EditFile, RetryEdit},
     files::{AbandonFile, CompleteFile, CreateComplete, CreateFile},
+    jobs::{AdvanceJob, EndJob, JobStep, SubmitJob},
     loading::{LoadChildren, Refresh},
     mounts::{Format, Mount, Unmount},
     outcome::Planned,
@@ -60,6 +61,7 @@ commands! {
     Mount, Unmount,
     LoadChildren, Refresh,
     Persist, PersistStarted, Persisted, PersistFailed, Freed,
+    SubmitJob, AdvanceJob, JobStep, EndJob,
 }
 
 /// Which execution of a changing call this is: a call with the same three numbers as one that was executed gets that

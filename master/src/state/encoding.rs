@@ -2,7 +2,7 @@
 //! harmless value: decoding an entry never fails half-way through applying it.
 
 use larder_common::{
-    AttemptId, BlockSize, FileId, Fingerprint, Generation, LeaseId, MountId, Persistence, SessionId, Timestamp,
+    AttemptId, BlockSize, FileId, Fingerprint, Generation, JobId, LeaseId, MountId, Persistence, SessionId, Timestamp,
     WriteType, file::TtlAction,
 };
 
@@ -145,6 +145,7 @@ impl From<&Outcome> for OutcomeRecord {
                 record.files = conflicts.iter().map(|file| file.0).collect();
             }
             Outcome::Reclaimed { more } => (record.kind, record.counts) = (11, vec![u32::from(*more)]),
+            Outcome::Submitted(job) => (record.kind, record.number) = (12, job.0),
         }
         record
     }
@@ -170,6 +171,7 @@ impl From<&OutcomeRecord> for Outcome {
                 Outcome::Loaded { added: count(0), changed: count(1), gone: count(2), conflicts }
             }
             (11, _) => Outcome::Reclaimed { more: count(0) != 0 },
+            (12, _) => Outcome::Submitted(JobId(record.number)),
             _ => Outcome::Done,
         }
     }

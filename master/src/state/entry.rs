@@ -7,7 +7,10 @@
 use larder_common::{Error, ErrorKind, Result, Timestamp};
 use prost::Message;
 
-use super::outcome::Outcome;
+use super::{
+    job_records::{JobSteps, SetJob},
+    outcome::Outcome,
+};
 
 /// One entry of the journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +117,7 @@ pub(crate) struct TemporaryRecord {
 pub(crate) struct ChangeRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32"
     )]
     pub change: Option<Change>,
 }
@@ -166,6 +169,8 @@ changes! {
     "28" => CloseOrphan,
     "29" => ReclaimSome,
     "30" => SetLease,
+    "31" => SetJob,
+    "32" => JobSteps,
 }
 
 macro_rules! messages {

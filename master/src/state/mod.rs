@@ -18,6 +18,9 @@ mod entry;
 pub mod files;
 mod holding;
 mod intents;
+pub mod job_progress;
+mod job_records;
+pub mod jobs;
 pub mod loading;
 pub mod mount_table;
 pub mod mounts;
@@ -33,7 +36,9 @@ mod tables;
 mod tests;
 mod versions;
 
-use larder_common::{ClusterId, ErrorKind, FileId, Generation, LeaseId, Position, Result, SessionId};
+use std::sync::Arc;
+
+use larder_common::{ClusterId, ErrorKind, FileId, Generation, JobId, LeaseId, Position, Result, SessionId};
 use prost::Message;
 
 use crate::namespace::{InodeTree, paged::PagedMap};
@@ -54,6 +59,8 @@ pub use directories::{CreateDirectory, Link, MakeSpecial, Symlink};
 pub use edits::{CommitEdit, EditBytes, EditFile, RetryEdit};
 pub use entry::Entry;
 pub use files::{AbandonFile, CompleteFile, CreateComplete, CreateFile, HeldContent, Receipt};
+pub use job_progress::{Progress, Stage, StepDone, StepKey, StepKind};
+pub use jobs::{AdvanceJob, EndJob, Job, JobSpec, JobStep, SubmitJob};
 pub use loading::{Covered, LoadChildren, Look, Refresh, Seen};
 pub use mount_table::{MountPoint, MountTable};
 pub use mounts::{Format, Mount, Unmount};
@@ -85,6 +92,7 @@ pub struct State {
     pending: PagedMap<Generation, PendingRecord>,
     orphans: PagedMap<(FileId, Generation), OrphanRecord>,
     side: Side,
+    jobs: PagedMap<JobId, Arc<Job>>,
 }
 
 impl Default for State {
@@ -112,6 +120,7 @@ impl State {
             pending: PagedMap::default(),
             orphans: PagedMap::default(),
             side: Side::default(),
+            jobs: PagedMap::default(),
         }
     }
 

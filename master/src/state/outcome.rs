@@ -1,6 +1,6 @@
 //! What comes out of planning and applying: plain values, no decisions.
 
-use larder_common::{Error, FileId, Fingerprint, Generation, LeaseId, MountId, Name, SessionId};
+use larder_common::{Error, FileId, Fingerprint, Generation, JobId, LeaseId, MountId, Name, SessionId};
 
 use super::{
     action::{Relative, Temporary, UnderAction},
@@ -121,6 +121,8 @@ pub enum Outcome {
         /// Whether there is more to free.
         more: bool,
     },
+    /// A job was begun.
+    Submitted(JobId),
 }
 
 /// An outcome, and what follows from the entry outside of the state. Effects are for the leader, once the entry is as
@@ -196,6 +198,10 @@ pub enum Effect {
     },
     /// There are inodes of removed trees to free, by [`super::Reclaim`].
     ReclaimPending,
+    /// There is a job to do.
+    JobPending,
+    /// A job is over.
+    JobOver(JobId),
 }
 
 /// How the call to the under store ended.

@@ -10,7 +10,7 @@ mod lost_workers;
 pub(crate) mod numbers;
 mod persist;
 mod reclaim;
-mod replicate;
+pub(crate) mod replicate;
 mod turn_keys;
 
 use std::{sync::Arc, time::Duration};
@@ -45,6 +45,7 @@ pub fn start(master: &Arc<Master>) -> JoinSet<()> {
     task!("free removed trees", 10 * second, Arc::clone(&master.reclaim), reclaim::round);
     task!("persist", second, Arc::clone(&master.pending), persist::round);
     task!("edits of dead sessions", second, Arc::clone(&master.adrift), adrift::round);
+    task!("jobs", second, Arc::clone(&master.jobs.wake), crate::jobs::round);
     task!("replicate", 5 * second, Arc::clone(&never), replicate::round);
     tasks
 }

@@ -28,7 +28,7 @@ pub(super) async fn round(master: Arc<Master>) -> Result<()> {
 }
 
 /// Who is to load a file that has fewer whole copies than asked for, and the order for it.
-fn missing_copy(master: &Master, file: FileId, copies: u32) -> Option<(WorkerSlot, order::What)> {
+pub(crate) fn missing_copy(master: &Master, file: FileId, copies: u32) -> Option<(WorkerSlot, order::What)> {
     let content = answer::content(&master.core.read(), file)?;
     let blocks = content.block_size.count(content.length);
     let holders = master.locations.holders((file, content.generation));
@@ -41,6 +41,15 @@ fn missing_copy(master: &Master, file: FileId, copies: u32) -> Option<(WorkerSlo
     let peers = answer::addresses(master, &whole);
     let runs = vec![v1::BlockRun { first: 0, count: blocks }];
     Some((worker, order::What::Load(v1::OrderLoad { grant, runs, peers })))
+}
+
+/// How many workers have all of a file.
+pub(crate) fn copies(master: &Master, file: FileId) -> usize {
+    let content = answer::content(&master.core.read(), file);
+    content.map_or(0, |content| {
+        let holders = master.locations.holders((file, content.generation));
+        whole(&holders, content.block_size.count(content.length)).len()
+    })
 }
 
 fn whole(holders: &[Holding], blocks: u32) -> Vec<WorkerSlot> {

@@ -7,6 +7,7 @@ mod attributes;
 mod checksum;
 mod copy;
 mod dashes;
+mod distributed;
 mod expand;
 mod failures;
 mod find;
@@ -19,15 +20,15 @@ mod make;
 mod mode;
 mod mounts;
 mod owners;
-mod places;
-mod progress;
+pub(crate) mod places;
+pub(crate) mod progress;
 mod read;
 mod remove;
-mod rename;
+pub(crate) mod rename;
 mod residency;
 mod rights;
-mod rows;
-mod shell;
+pub(crate) mod rows;
+pub(crate) mod shell;
 mod stat;
 mod test;
 mod times;
@@ -109,12 +110,14 @@ registry! {
     CopyToLocal(copy::CopyToLocal);
     Count(usage::Count);
     Cp(copy::Cp);
+    DistributedCp(distributed::DistributedCp);
+    DistributedLoad(distributed::DistributedLoad);
+    DistributedMv(distributed::DistributedMv);
     Du(usage::Du);
     Find(find::Find);
     Free(residency::Free);
     Head(read::Head);
     Ln(links::Ln);
-    #[command(alias = "distributedLoad")]
     Load(load::Load);
     Location(location::Location);
     Ls(ls::Ls);
@@ -148,7 +151,7 @@ impl Run for Fs {
 }
 
 /// What `clap` reads a path of the cluster with.
-fn path() -> impl clap::builder::TypedValueParser<Value = places::Typed> {
+pub(crate) fn path() -> impl clap::builder::TypedValueParser<Value = places::Typed> {
     use clap::builder::TypedValueParser;
     clap::builder::OsStringValueParser::new().try_map(places::typed)
 }

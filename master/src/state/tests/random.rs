@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 
+use larder_common::{JobId, JobState};
+
 use super::{
     super::{
-        Closed, EndSession, Freed, MakeSpecial, Persist, PersistFailed, RemoveXattr, SetPolicy, SetReplication,
+        AdvanceJob, Closed, EndJob, EndSession, Freed, JobStep, MakeSpecial, Persist, PersistFailed, RemoveXattr,
+        SetPolicy, SetReplication, Stage, StepDone, StepKey, StepKind, SubmitJob,
         entry::{Change, ChangeRecord},
     },
     *,
@@ -22,7 +25,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0u8..42, 0usize..10, 0usize..10, any::<u8>(), 0u64..6).prop_map(|(what, one, other, flags, number)| Step {
+    (0u8..44, 0usize..10, 0usize..10, any::<u8>(), 0u64..6).prop_map(|(what, one, other, flags, number)| Step {
         what,
         one,
         other,
@@ -170,7 +173,32 @@ impl Machine {
             }
             37..=39 => self.commit_command(step, holders).into(),
             40 => RetryEdit { lease: self.some_lease(step.one) }.into(),
+            42 | 43 => self.job_command(step),
             _ => Reclaim { budget: number as u32 }.into(),
+        }
+    }
+
+    fn job_command(&self, step: &Step) -> Command {
+        let flag = |bit: u8| step.flags >> bit & 1 == 1;
+        let all: Vec<JobId> = self.state.jobs().map(|(id, _)| id).collect();
+        let job = all.get(step.other % all.len().max(1)).copied().unwrap_or(JobId(3));
+        let key = |name: usize| StepKey(NAMES[name].trim_start_matches('/').as_bytes().to_vec());
+        let stage = if flag(3) { Stage::Copied } else { Stage::Done };
+        let failure = flag(4).then(|| Error::new(ErrorKind::NoSpace, "full").at("/a").advise("free something"));
+        let kind = [StepKind::File, StepKind::Directory, StepKind::Nothing][step.one % 3];
+        let done = StepDone { key: key(step.one), stage, kind, bytes: step.number, failure };
+        match step.flags & 3 {
+            0 => SubmitJob { spec: super::jobs::spec(NAMES[step.one]), nonce: step.number }.into(),
+            1 => {
+                let cursor = flag(5).then(|| key(step.other));
+                AdvanceJob { job, steps: vec![done], cursor }.into()
+            }
+            2 => {
+                let what = Step { what: (step.number as u8) * 5, flags: step.flags >> 2, ..step.clone() };
+                JobStep { job, step: done, command: Box::new(self.command(&what)) }.into()
+            }
+            _ if step.number < 4 => Reclaim { budget: 1 }.into(),
+            _ => EndJob { job, state: JobState::Failed, reason: Some(Error::new(ErrorKind::Busy, "why")) }.into(),
         }
     }
 
