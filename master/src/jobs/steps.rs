@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(bytes_of(&runs, size, (2 << 20) + 7), (1 << 20) + 7);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_may_pass_is_tried_again_and_the_rest_is_not() {
         let mut tries = 0;
         let result = patiently(|| {
