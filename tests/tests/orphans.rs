@@ -61,7 +61,8 @@ async fn gone(under: &Path, what: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partly_cached_file_is_read_to_its_end_after_it_was_deleted() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
-    big(&cluster.under().join("deleted"))?;
+    // Before anybody looks: a file that is seen while it is made is another one when it is done.
+    ["deleted", "again"].iter().try_for_each(|name| big(&cluster.under().join(name)))?;
     let (reader, other) = (cluster.connect().await?, cluster.connect().await?);
     let deleted = reader.open("/deleted").await?;
     check(&deleted, 0, 8 * MIB).await?;
@@ -71,7 +72,6 @@ async fn a_partly_cached_file_is_read_to_its_end_after_it_was_deleted() -> Resul
     drop(deleted);
     gone(&cluster.under(), "after the last close").await?;
 
-    big(&cluster.under().join("again"))?;
     let open = reader.open("/again").await?;
     check(&open, 0, MIB).await?;
     other.remove("/again", RemoveOptions::default()).await?;
@@ -85,10 +85,10 @@ async fn a_partly_cached_file_is_read_to_its_end_after_it_was_deleted() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partly_cached_file_is_read_to_its_end_after_it_was_written_anew() -> Result<()> {
     let cluster = Cluster::start(1)?;
+    ["by-another", "by-itself"].iter().try_for_each(|name| big(&cluster.under().join(name)))?;
     let (reader, other) = (cluster.connect().await?, cluster.connect().await?);
     for (name, writer) in [("by-another", &other), ("by-itself", &reader)] {
         let path = format!("/{name}");
-        big(&cluster.under().join(name))?;
         let open = reader.open(&path).await?;
         check(&open, 0, 8 * MIB).await?;
         writer.write(&path, &b"new"[..], CreateOptions { overwrite: true, ..CreateOptions::default() }).await?;
