@@ -29,8 +29,8 @@ use crate::{
     master::Link,
     metadata::{Known, Terms},
     options::{
-        AttributeChanges, CreateOptions, FreeOptions, ListOptions, LoadOptions, MkdirOptions, MountOptions,
-        OpenOptions, RemoveOptions, RenameOptions, StatusOptions, XattrMode,
+        AttributeChanges, CreateOptions, FreeOptions, ListOptions, LoadOptions, MkdirOptions, MountChanges,
+        MountOptions, OpenOptions, RemoveOptions, RenameOptions, StatusOptions, XattrMode,
     },
     report::{ClusterReport, Mount, Removed},
     session, touch,
@@ -585,6 +585,22 @@ impl FileSystem {
             options: options.options.into_iter().collect(),
         };
         self.change(&path, What::Mount(message), How::ONCE).await.map(drop)
+    }
+
+    /// Changes how an under store is mounted; what is known and cached of it stays.
+    ///
+    /// # Errors
+    /// `Invalid` where nothing is mounted, `Busy` for what cannot become read-only while something of it is not persisted;
+    /// those of reaching the under store with the new options.
+    pub async fn update_mount(&self, path: impl AsRef<[u8]>, changes: MountChanges) -> Result<()> {
+        let path = Self::path(path)?;
+        let message = v1::UpdateMount {
+            path: bytes(&path),
+            read_only: changes.read_only,
+            options: changes.options.into_iter().collect(),
+            removed: changes.removed,
+        };
+        self.change(&path, What::UpdateMount(message), How::AGAIN).await.map(drop)
     }
 
     /// Takes a mount away; what is in its under store stays there.

@@ -55,6 +55,7 @@ mod nodes;
 mod options;
 #[doc(hidden)]
 pub mod passthrough;
+mod persistence;
 mod plan;
 mod reader;
 mod reading;
@@ -86,9 +87,10 @@ pub use load::{LoadFailure, LoadProgress};
 pub use locations::BlockLocation;
 pub use nodes::{NodeCreate, NodePage, NodeRename, NodeStatus, Nodes, Room, Trust};
 pub use options::{
-    AttributeChanges, CreateOptions, FreeOptions, ListOptions, LoadOptions, MkdirOptions, MountOptions, OpenOptions,
-    RemoveOptions, RenameOptions, SetTime, StatusOptions, XattrMode,
+    AttributeChanges, CreateOptions, FreeOptions, ListOptions, LoadOptions, MkdirOptions, MountChanges, MountOptions,
+    OpenOptions, RemoveOptions, RenameOptions, SetTime, StatusOptions, XattrMode,
 };
+pub use persistence::{PendingFile, PersistenceReport, Which};
 pub use reader::Reader;
 pub use report::{ClusterReport, Finding, Mount, Removed, TierReport, WorkerReport};
 pub use unknown::UnknownFile;

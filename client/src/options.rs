@@ -196,6 +196,17 @@ impl Default for LoadOptions {
     }
 }
 
+/// What changes about a mount.
+#[derive(Clone, Debug, Default)]
+pub struct MountChanges {
+    /// Whether nothing below can be changed; `None`: as before.
+    pub read_only: Option<bool>,
+    /// Options that are set.
+    pub options: BTreeMap<String, String>,
+    /// Options that are taken away.
+    pub removed: Vec<String>,
+}
+
 /// How an under store is mounted.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {

@@ -31,7 +31,7 @@ use crate::{
     paths,
     rpc::{answer, filesystem::How},
     sessions::{Acknowledgements, Sessions},
-    state::{Command, Effect, EndSession, Mount, Owner, Resolve},
+    state::{Command, Effect, EndSession, Mount, MountPoint, Owner, Resolve, UpdateMount},
     tasks::{Attempts, Drifting},
     under::{MountRow, UnderStores},
 };
@@ -337,7 +337,8 @@ impl Master {
     pub fn must_look_first(&self, command: &Command) -> bool {
         let deadline = self.core.deadline();
         let is_fresh = |path| matches!(self.stores.ensure_fresh(path, deadline).now_or_never(), Some(Ok(_)));
-        matches!(command, Command::Mount(_)) || !paths::named(command).into_iter().all(is_fresh)
+        matches!(command, Command::Mount(_) | Command::UpdateMount(_))
+            || !paths::named(command).into_iter().all(is_fresh)
     }
 
     /// Looks at what a command names where that is due, and completes what only the under store knows.
@@ -351,8 +352,24 @@ impl Master {
         }
         match command {
             Command::Mount(mount) => examine(&self.stores, mount, deadline).await.map(Into::into),
+            Command::UpdateMount(update) => {
+                self.examine_update(&update, deadline).await?;
+                Ok(update.into())
+            }
             other => Ok(other),
         }
+    }
+
+    /// Refuses a change after which an under store could not be reached.
+    async fn examine_update(&self, update: &UpdateMount, deadline: Instant) -> Result<()> {
+        let row = {
+            let state = self.core.read();
+            // Where nothing is mounted the plan says so.
+            let Some(mount) = state.mounts().iter().find(|mount| mount.path == update.path) else { return Ok(()) };
+            let MountPoint { id, path, root, uri, read_only, options } = update.of(mount);
+            MountRow { id, path, root, uri, read_only, options }
+        };
+        self.stores.try_mount(&row, deadline).await.map(drop)
     }
 
     /// Takes the receipts of a commit for what workers hold, until they report it themselves.

@@ -72,6 +72,10 @@ impl<L: Layer> UnderStore for Layered<L> {
         self.inner.describe()
     }
 
+    fn which<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<String>> {
+        self.pass(Operation::Status, self.inner.which(path))
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.layer.capabilities(self.inner.capabilities())
     }

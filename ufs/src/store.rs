@@ -40,6 +40,14 @@ impl<F: FnMut(u64, &[u8]) -> Result<()> + Send + 'static> Sink for F {
     }
 }
 
+/// The URI of an object in the store with this one.
+pub(crate) fn located(uri: &str, path: &ObjectPath) -> String {
+    match path.is_root() {
+        true => uri.to_owned(),
+        false => format!("{}/{path}", uri.trim_end_matches('/')),
+    }
+}
+
 fn unsupported<T: Send + 'static>(store: &(impl UnderStore + ?Sized), what: &str) -> BoxFuture<'static, Result<T>> {
     let error = Error::new(ErrorKind::Unsupported, format!("{} has no {what}", store.describe()));
     Box::pin(std::future::ready(Err(error)))
@@ -51,6 +59,14 @@ fn unsupported<T: Send + 'static>(store: &(impl UnderStore + ?Sized), what: &str
 pub trait UnderStore: Debug + Send + Sync + 'static {
     /// Its URI, without anything secret.
     fn describe(&self) -> String;
+
+    /// Where something of it is, for people: the URI of the object, or of the branch's object where it has several.
+    ///
+    /// # Errors
+    /// `NotFound` where that cannot be said of what is not there; those of looking.
+    fn which<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<String>> {
+        Box::pin(std::future::ready(Ok(located(&self.describe(), path))))
+    }
 
     /// What it can do. Constant while it is open.
     fn capabilities(&self) -> Capabilities;

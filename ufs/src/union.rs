@@ -207,13 +207,10 @@ impl UnionStore {
         self.find(path).await?.ok_or_else(|| missing(path))
     }
 
-    /// The URI of the branch in which a path is seen.
-    ///
-    /// # Errors
-    /// `NotFound`; those of the branches.
-    pub async fn which(&self, path: &ObjectPath) -> Result<String> {
+    /// Where the branch has it in which a path is seen.
+    async fn located(&self, path: &ObjectPath) -> Result<String> {
         let seen = self.found(path).await?;
-        Ok(self.branches[seen.branch].describe())
+        self.branches[seen.branch].which(path).await
     }
 
     /// Makes the directories above a path in the first branch, as they are below.

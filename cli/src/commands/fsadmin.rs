@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     fs::{rfc3339, span},
-    unknown,
+    persistence, unknown,
 };
 use crate::{cluster, command::Run, context::Context, exit::Exit};
 
@@ -49,6 +49,7 @@ enum Part {
     Summary,
     Capacity,
     Workers,
+    Persistence,
 }
 
 impl Run for Fsadmin {
@@ -58,10 +59,19 @@ impl Run for Fsadmin {
             What::Unknown(unknown) => return unknown.run(context),
         };
         cluster::run(context, Vec::new(), async |fs| {
+            let now = SystemClock::shared().now();
+            if asked.part == Part::Persistence {
+                let pending = fs.persistence().await?;
+                match context.output.json {
+                    true => context.output.object(&persistence::object(&pending))?,
+                    false => context.output.line(persistence::text(&pending, now))?,
+                }
+                return Ok(Exit::Done);
+            }
             let report = fs.report().await?;
             match context.output.json {
                 true => context.output.object(&asked.object(&report))?,
-                false => context.output.line(asked.text(&report, SystemClock::shared().now()))?,
+                false => context.output.line(asked.text(&report, now))?,
             }
             Ok(Exit::Done)
         })
@@ -77,7 +87,7 @@ impl Report {
         let numbers = match self.part {
             Part::Summary => self.summary(report, now),
             Part::Capacity => self.capacity(report),
-            Part::Workers => self.workers(report, now),
+            Part::Workers | Part::Persistence => self.workers(report, now),
         };
         format!("{}\n{numbers}", findings(&all_findings(report)))
     }

@@ -14,6 +14,7 @@ pub(crate) mod job;
 pub(crate) mod local;
 pub(crate) mod man;
 pub(crate) mod master;
+pub(crate) mod persistence;
 pub(crate) mod proxy;
 pub(crate) mod run_tests;
 pub(crate) mod umount;

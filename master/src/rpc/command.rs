@@ -16,7 +16,7 @@ use larder_proto::{
 use crate::state::{
     AbandonFile, Closed, Command, CompleteFile, CreateComplete, CreateDirectory, CreateFile, EditFile, Link,
     MakeSpecial, Mount, Owner, Place, Receipt, Remove, RemoveKind, RemoveXattr, Rename, RenameMode, SetAttributes,
-    SetPin, SetPolicy, SetReplication, SetTime, SetTtl, SetXattr, Symlink, Target, Unmount, XattrMode,
+    SetPin, SetPolicy, SetReplication, SetTime, SetTtl, SetXattr, Symlink, Target, Unmount, UpdateMount, XattrMode,
 };
 
 /// What a call asks for.
@@ -162,6 +162,11 @@ fn one(what: What, defaults: Defaults) -> Result<Command> {
             SetPolicy { target: target(&m.path, 0)?, policy: policy.map(|policy| policy.to_string()) }.into()
         }
         What::Mount(m) => mount(m)?.into(),
+        What::UpdateMount(m) => {
+            let set: BTreeMap<_, _> = m.options.into_iter().collect();
+            check_public(&set)?;
+            UpdateMount { path: FsPath::parse(&m.path)?, read_only: m.read_only, set, unset: m.removed }.into()
+        }
         What::Unmount(m) => Unmount { path: FsPath::parse(&m.path)? }.into(),
         What::EditFile(m) => edit_file(m, defaults)?.into(),
         What::CloseFile(m) => {
@@ -333,15 +338,17 @@ fn set_xattr(m: v1::SetXattr) -> Result<SetXattr> {
 
 fn mount(m: v1::Mount) -> Result<Mount> {
     let options: BTreeMap<_, _> = m.options.into_iter().collect();
-    if let Some(name) = options.keys().find(|name| is_secret(name)) {
-        let error = Error::new(ErrorKind::Invalid, format!("the option {name} is a secret"));
-        return Err(
-            error.advise("put it into [credential.NAME] of the servers' configuration and give credential=NAME")
-        );
-    }
+    check_public(&options)?;
     // Mode and owner are read from the under store before the command is planned.
     let owner = Owner { mode: 0o755, uid: 0, gid: 0 };
     Ok(Mount { path: FsPath::parse(&m.path)?, uri: m.uri, read_only: m.read_only, options, owner })
+}
+
+/// Refuses secrets: options are kept in the journal.
+fn check_public(options: &BTreeMap<String, String>) -> Result<()> {
+    let Some(name) = options.keys().find(|name| is_secret(name)) else { return Ok(()) };
+    let error = Error::new(ErrorKind::Invalid, format!("the option {name} is a secret"));
+    Err(error.advise("put it into [credential.NAME] of the servers' configuration and give credential=NAME"))
 }
 
 fn is_secret(option: &str) -> bool {

@@ -117,6 +117,33 @@ impl file_system_server::FileSystem for FileSystemService {
         Ok(Response::new(report::report(&self.0)))
     }
 
+    async fn which(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::WhichReply>, Status> {
+        let greeting = self.0.greet(request.metadata())?;
+        let asked = request.into_inner();
+        let reply = async {
+            let how = How { follow: !asked.no_follow, fresh: false };
+            let found = self.finder(&greeting).find(&asked.path, asked.id, how).await?;
+            let (place, stored, mount) = {
+                let state = self.0.core.read();
+                let mount = state.mount_of(found.file).map(|mount| mount.path.clone());
+                (state.under_path(found.file), state.is_stored(found.file), mount)
+            };
+            let gone = || Error::new(ErrorKind::NotFound, "it has no name any more");
+            let ((id, path), mount) = place.zip(mount).ok_or_else(gone)?;
+            let uri = self.0.stores.which(id, &path, stored, self.0.core.deadline()).await?;
+            Ok(v1::WhichReply { uri, stored, mount: mount.as_bytes().to_vec().into() })
+        };
+        respond(reply.await)
+    }
+
+    async fn get_persistence(
+        &self,
+        request: Request<v1::ReportRequest>,
+    ) -> Result<Response<v1::PersistenceReport>, Status> {
+        self.0.greet(request.metadata())?;
+        Ok(Response::new(report::persistence(&self.0)))
+    }
+
     async fn get_xattr(&self, request: Request<v1::XattrRequest>) -> Result<Response<v1::XattrReply>, Status> {
         let greeting = self.0.greet(request.metadata())?;
         let asked = request.into_inner();

@@ -1,6 +1,6 @@
 //! The report for `larder fsadmin report`: first what is not as fast or as safe as it could be, then the numbers.
 
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::{os::unix::fs::MetadataExt, path::Path, time::Instant};
 
 use larder_proto::{greeting, v1};
 
@@ -41,6 +41,34 @@ pub fn report(master: &Master) -> v1::Report {
     report.workers = workers(master);
     report.mounts = mounts(master);
     report.findings = findings(master, &report);
+    report
+}
+
+/// Pending files that are told one by one.
+const PENDING_MAX: usize = 100;
+
+/// What waits to be persisted, and what keeps it.
+#[must_use]
+pub fn persistence(master: &Master) -> v1::PersistenceReport {
+    let (state, attempts, now) = (master.core.read(), master.attempts.lock(), Instant::now());
+    let mut report = v1::PersistenceReport { running: attempts.running() as u64, ..v1::PersistenceReport::default() };
+    let mut pending: Vec<v1::PendingFile> = Vec::new();
+    for waiting in state.pending() {
+        let bytes = state.status(waiting.file).map_or(0, |status| status.length);
+        let path = state.path(waiting.file).map(|path| path.as_bytes().to_vec()).unwrap_or_default();
+        let (tries, reason, again) = attempts.failed(waiting.file, now).unwrap_or_default();
+        let again_ms = u64::try_from(again.as_millis()).unwrap_or(u64::MAX);
+        let running = attempts.is_running(waiting.file);
+        let reason = reason.as_ref().map(Into::into);
+        let since = waiting.since.0;
+        report.files += 1;
+        report.bytes += bytes;
+        report.oldest = if report.oldest == 0 { since } else { report.oldest.min(since) };
+        pending.push(v1::PendingFile { path: path.into(), bytes, since, running, tries, reason, again_ms });
+    }
+    pending.sort_by_key(|file| (std::cmp::Reverse(file.tries), file.since));
+    pending.truncate(PENDING_MAX);
+    report.pending = pending;
     report
 }
 

@@ -63,7 +63,7 @@ pub use job_progress::{Progress, Stage, StepDone, StepKey, StepKind};
 pub use jobs::{AdvanceJob, EndJob, Job, JobSpec, JobStep, SubmitJob};
 pub use loading::{Covered, LoadChildren, Look, Refresh, Seen};
 pub use mount_table::{MountPoint, MountTable};
-pub use mounts::{Format, Mount, Unmount};
+pub use mounts::{Format, Mount, Unmount, UpdateMount};
 pub use outcome::{Applied, Done, Effect, IntentId, NeedsLoad, Outcome, Planned, UnderResult};
 pub use persisting::{Freed, Persist, PersistFailed, PersistStarted, Persisted};
 pub use removing::{Reclaim, Remove, RemoveKind};

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use larder_common::{ClusterId, ErrorKind, FileId, FileKind, FsPath, MountId, Times};
 
 use super::{
+    MountPoint,
     action::Owner,
-    command::Place,
+    command::{Place, Target},
     entry::{AddMount, Begin, InodeRecord, MountRecord, OptionRecord, RemoveMount},
     outcome::{Outcome, Planned},
     planner::{Plan, Planner, Stop, inode_record, refuse},
@@ -41,6 +42,31 @@ pub struct Mount {
     pub options: BTreeMap<String, String>,
     /// Mode and owner of the mount's root, as the under store gives them.
     pub owner: Owner,
+}
+
+/// Change how an under store is mounted. What is known and cached of it stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateMount {
+    /// Where it is mounted.
+    pub path: FsPath,
+    /// Whether it takes no changes from now on; `None`: as before.
+    pub read_only: Option<bool>,
+    /// Options that are set. No secrets: they name a credential.
+    pub set: BTreeMap<String, String>,
+    /// Options that are taken away.
+    pub unset: Vec<String>,
+}
+
+impl UpdateMount {
+    /// The mount as it is to be.
+    #[must_use]
+    pub fn of(&self, mount: &MountPoint) -> MountPoint {
+        let mut updated = mount.clone();
+        updated.read_only = self.read_only.unwrap_or(mount.read_only);
+        updated.options.retain(|name, _| !self.unset.contains(name));
+        updated.options.extend(self.set.clone());
+        updated
+    }
 }
 
 /// Take a mount away. What is in the under store stays there.
@@ -104,6 +130,27 @@ impl Plan for Mount {
         let record = record(&self.path, root, &self.uri, self.read_only, &self.options);
         planner.push(AddMount { mount: mount.0, record: Some(record) });
         Ok(planner.apply(&Outcome::Mounted(mount)))
+    }
+}
+
+impl Plan for UpdateMount {
+    fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
+        let target = Target::Path(self.path.clone());
+        let (inode, _) = planner.target(&target)?;
+        let Some(mount) = planner.state.mount_at(inode) else {
+            return refuse(ErrorKind::Invalid, self.path.as_bytes(), "nothing is mounted here");
+        };
+        planner.owns(inode)?;
+        planner.free_tree(inode)?;
+        let updated = self.of(mount);
+        if updated.read_only && !mount.read_only && planner.holds_unpersisted(inode) {
+            let message = "it holds content that is nowhere else, or files being written; persist or remove them first";
+            return refuse(ErrorKind::Busy, self.path.as_bytes(), message);
+        }
+        if updated != *mount {
+            planner.push(AddMount { mount: mount.id.0, record: Some((&updated).into()) });
+        }
+        Ok(planner.apply(&Outcome::Done))
     }
 }
 

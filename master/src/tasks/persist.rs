@@ -51,6 +51,25 @@ impl Attempts {
         self.failed.get(&file).map(|failed| &failed.reason)
     }
 
+    /// How many attempts are under way.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether one is under way for this file.
+    #[must_use]
+    pub fn is_running(&self, file: FileId) -> bool {
+        self.running.contains_key(&file)
+    }
+
+    /// How often attempts for a file have failed, why the last one did, and how long until the next.
+    #[must_use]
+    pub fn failed(&self, file: FileId, now: Instant) -> Option<(u32, Option<Error>, Duration)> {
+        let failed = self.failed.get(&file)?;
+        Some((failed.times, Some(failed.reason.clone()), failed.not_before.saturating_duration_since(now)))
+    }
+
     /// Whether an attempt may begin now.
     fn may_begin(&self, file: FileId, generation: Generation, now: Instant) -> bool {
         let waits = self.failed.get(&file).is_some_and(|f| f.generation == generation && f.not_before > now);
@@ -189,6 +208,8 @@ mod tests {
         }
         assert!(attempts.may_begin(A.0, A.1, now + PAUSE_MAX));
         assert!(attempts.reason(A.0).is_some());
+        let (tries, reason, again) = attempts.failed(A.0, now).unwrap();
+        assert_eq!((tries, again, reason.is_some(), attempts.running()), (41, PAUSE_MAX, true, 0));
         attempts.end(A.0, A.1, &Ok(()), now);
         assert!(attempts.may_begin(A.0, A.1, now) && attempts.reason(A.0).is_none());
     }

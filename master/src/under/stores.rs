@@ -314,6 +314,21 @@ impl UnderStores {
         }
     }
 
+    /// Where the under store has something, or would have it.
+    ///
+    /// # Errors
+    /// The store's, at once when its mount is in trouble; `Deadline`.
+    pub async fn which(&self, mount: MountId, path: &Relative, stored: bool, deadline: Instant) -> Result<String> {
+        let mount = self.shared.mounts.get(mount)?;
+        let object = ObjectPath::new(&path.0)?;
+        if !stored {
+            let uri = mount.store()?.describe();
+            return Ok(if object.is_root() { uri } else { format!("{}/{object}", uri.trim_end_matches('/')) });
+        }
+        let store = mount.store()?;
+        mount.call(deadline, store.which(&object)).await
+    }
+
     /// Brings what is known of a path up to date before it is answered, and says how long an answer may be kept.
     ///
     /// # Errors

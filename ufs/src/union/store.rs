@@ -19,6 +19,10 @@ impl UnderStore for UnionStore {
         format!("union://{}", all.join(","))
     }
 
+    fn which<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<String>> {
+        Box::pin(self.located(path))
+    }
+
     fn capabilities(&self) -> Capabilities {
         let all = self.branches.iter().map(|store| store.capabilities());
         let any_names = all.clone().all(|can| can.any_names);

@@ -137,6 +137,8 @@ registry! {
     Unmount(mounts::Unmount);
     Unpin(attributes::Unpin);
     UnsetTtl(attributes::UnsetTtl);
+    UpdateMount(mounts::UpdateMount);
+    Which(mounts::Which);
 }
 
 impl Run for Fs {

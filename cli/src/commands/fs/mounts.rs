@@ -1,9 +1,9 @@
-//! `larder fs mount`, `unmount`. Secrets are refused as options: a mount names a credential.
+//! `larder fs mount`, `updateMount`, `unmount`, `which`. Secrets are refused as options: a mount names a credential.
 
 use std::collections::BTreeMap;
 
 use clap::Args;
-use larder_client::{Error, ErrorKind, FsPath, Mount as Mounted, MountOptions};
+use larder_client::{Error, ErrorKind, FsPath, Mount as Mounted, MountChanges, MountOptions};
 use serde::Serialize;
 
 use super::{
@@ -35,6 +35,34 @@ pub(crate) struct Mount {
     /// What: a directory or a URI
     #[arg(value_name = "URI")]
     uri: Option<String>,
+}
+
+/// Change how an under store is mounted; what is cached of it stays
+#[derive(Args, Debug)]
+pub(crate) struct UpdateMount {
+    /// Nothing below can be changed
+    #[arg(long, conflicts_with = "readwrite")]
+    readonly: bool,
+    /// What is below can be changed
+    #[arg(long)]
+    readwrite: bool,
+    /// An option of the under store; KEY= takes it away
+    #[arg(long, value_name = "KEY=VALUE", value_parser = option)]
+    option: Vec<(String, String)>,
+    /// Accepted for the sake of scripts: rights are always those of the cluster
+    #[arg(long, hide = true)]
+    shared: bool,
+    /// Where it is mounted
+    #[arg(value_name = "PATH", value_parser = path())]
+    path: Typed,
+}
+
+/// Where the under store has a file: its URI, in a union that of the branch which has it
+#[derive(Args, Debug)]
+pub(crate) struct Which {
+    /// Of what
+    #[arg(value_name = "PATH", required = true, value_parser = path())]
+    paths: Vec<Typed>,
 }
 
 /// Take mounts away; what is in their under stores stays there
@@ -126,6 +154,50 @@ impl Act for Mount {
         shell.fs.mount(&path, &uri, options).await.map_err(|error| error.at(&path))?;
         shell.done("mount", &format!("Mounted {uri} at "), &path, "")?;
         Ok(Exit::Done)
+    }
+}
+
+impl Act for UpdateMount {
+    fn authorities(&self) -> Vec<Option<&Authority>> {
+        vec![self.path.authority.as_ref()]
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_public(&self.option)
+    }
+
+    async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
+        let path = self.path.exact()?;
+        let read_only = (self.readonly || self.readwrite).then_some(self.readonly);
+        let (removed, set): (Vec<_>, Vec<_>) = self.option.into_iter().partition(|(_, value)| value.is_empty());
+        let removed = removed.into_iter().map(|(name, _)| name).collect();
+        let changes = MountChanges { read_only, options: set.into_iter().collect(), removed };
+        shell.fs.update_mount(&path, changes).await.map_err(|error| error.at(&path))?;
+        shell.done("updateMount", "Updated the mount at ", &path, "")?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Act for Which {
+    fn authorities(&self) -> Vec<Option<&Authority>> {
+        authorities(&self.paths)
+    }
+
+    async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
+        shell
+            .each(&self.paths, async |path| {
+                let found = shell.fs.which(path).await?;
+                if shell.output.json {
+                    return shell.output.object(&serde_json::json!({
+                        "path": path.to_string(),
+                        "uri": found.uri,
+                        "stored": found.stored,
+                        "mount": found.mount.to_string(),
+                    }));
+                }
+                shell.output.line(format!("{}{}", found.uri, if found.stored { "" } else { " (not there yet)" }))
+            })
+            .await
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::TryStreamExt;
-use larder_client::{Error, ErrorKind, FreeOptions, FsPath, ListOptions, Persistence, Removed};
+use larder_client::{Error, ErrorKind, FreeOptions, FsPath, ListOptions, PendingFile, Persistence, Removed};
 
 use super::{
     Act, path,
@@ -79,11 +79,19 @@ impl Act for Persist {
 /// Waits until nothing below is only in the cache.
 async fn waited(shell: &Shell<'_>, path: &FsPath) -> anyhow::Result<()> {
     let (mut pause, mut least, mut since) = (LOOK, u64::MAX, tokio::time::Instant::now());
+    let mut told: Vec<Option<FsPath>> = Vec::new();
     loop {
         let missing = unpersisted(shell, path).await?;
         if missing == 0 {
             return Ok(());
         }
+        let failing = failing(shell, path).await?;
+        for failure in failing.iter().filter(|failure| !told.contains(&failure.path)) {
+            let reason = failure.reason.clone().unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "it failed"));
+            let shown = failure.path.clone().unwrap_or_else(FsPath::root);
+            shell.output.error(&reason.context("not persisted yet, and still tried").at(&shown));
+        }
+        told.extend(failing.into_iter().map(|failure| failure.path));
         if missing < least {
             (least, since, pause) = (missing, tokio::time::Instant::now(), LOOK);
         } else if since.elapsed() > STALL {
@@ -91,11 +99,18 @@ async fn waited(shell: &Shell<'_>, path: &FsPath) -> anyhow::Result<()> {
                 ErrorKind::Deadline,
                 format!("{missing} files are not persisted, and none was for {STALL:?}"),
             );
-            return Err(error.advise("see `larder fsadmin report` for the state of the under store").into());
+            return Err(error.advise("`larder fsadmin report persistence` says what keeps them").into());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LOOK_MAX);
     }
+}
+
+/// Files at or below a path whose attempts have failed more than once.
+async fn failing(shell: &Shell<'_>, path: &FsPath) -> anyhow::Result<Vec<PendingFile>> {
+    let report = shell.fs.persistence().await?;
+    let below = |file: &PendingFile| file.path.as_ref().is_some_and(|file| path.contains(file));
+    Ok(report.pending.into_iter().filter(|file| file.tries > 1 && below(file)).collect())
 }
 
 async fn unpersisted(shell: &Shell<'_>, path: &FsPath) -> anyhow::Result<u64> {
