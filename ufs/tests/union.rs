@@ -130,8 +130,8 @@ async fn the_first_branch_wins_and_takes_every_change() {
         assert_eq!(site.names("d", limit).await, ["b", "c"]);
         assert_eq!(site.names("e/f", limit).await, ["g", "new"]);
     }
-    assert!(site.union.which(&path("d/b")).await.unwrap().ends_with("/patch"));
-    assert!(site.union.which(&path("d/c")).await.unwrap().ends_with("/base"));
+    assert!(site.union.which(&path("d/b")).await.unwrap().ends_with("/patch/d/b"));
+    assert!(site.union.which(&path("d/c")).await.unwrap().ends_with("/base/d/c"));
     assert_eq!(site.branch("base"), before);
     let patch = site.branch("patch");
     assert_eq!(
