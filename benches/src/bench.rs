@@ -43,6 +43,11 @@ pub const ALL: &[Bench] = &[
     suite::stat::BENCH,
     suite::write_through::BENCH,
     suite::master_memory::BENCH,
+    suite::ufs_load::SMALL,
+    suite::ufs_load::LARGE,
+    suite::ufs_list::BENCH,
+    suite::ufs_async::BENCH,
+    suite::ufs_epoch::BENCH,
 ];
 
 /// How wide the listing is, in columns.

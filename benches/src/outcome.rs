@@ -27,6 +27,8 @@ pub enum Unit {
     Operations,
     /// Bytes of memory a file.
     BytesPerFile,
+    /// Nothing: it is a ratio.
+    Times,
 }
 
 impl Unit {
@@ -38,6 +40,7 @@ impl Unit {
             Unit::Files => "files/s",
             Unit::Operations => "ops/s",
             Unit::BytesPerFile => "B/file",
+            Unit::Times => "x",
         }
     }
 }

@@ -34,6 +34,11 @@ impl SmallFiles {
         ByteSize(self.0.len() as u64 * LENGTH.next_multiple_of(4096))
     }
 
+    /// Bytes of all.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.len() as u64 * LENGTH
+    }
+
     pub(super) fn names(&self) -> &[String] {
         &self.0
     }

@@ -520,6 +520,14 @@ impl file_system_server::FileSystem for Service {
         Ok(Response::new(v1::XattrReply { attributes: vec![v1::Xattr { name: "user.a".into(), value: "b".into() }] }))
     }
 
+    async fn which(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::WhichReply>, Status> {
+        Ok(Response::new(v1::WhichReply { uri: "file:///under/f".into(), stored: true, mount: "/".into() }))
+    }
+
+    async fn get_persistence(&self, _: Request<v1::ReportRequest>) -> Result<Response<v1::PersistenceReport>, Status> {
+        Ok(Response::new(v1::PersistenceReport::default()))
+    }
+
     async fn get_space(&self, _: Request<v1::SpaceRequest>) -> Result<Response<v1::Space>, Status> {
         Ok(Response::new(v1::Space { total: 100, free: 40, files: 7, read_only: false }))
     }
