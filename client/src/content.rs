@@ -202,6 +202,14 @@ impl Caches {
         open
     }
 
+    /// Lets go of the cache file of a version, which is written from now on. Whoever has the version open asks for another one.
+    pub(crate) fn release(&self, file: FileId, generation: Generation) {
+        let content = self.versions.lock().find(file, generation);
+        if let Some(content) = content {
+            content.release();
+        }
+    }
+
     /// Whether anything is open here.
     pub(crate) fn is_any_open(&self) -> bool {
         self.closing.is_any_open()

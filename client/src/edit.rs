@@ -11,12 +11,15 @@
 //! Dropping the last clone without [`Edit::close`] gives the lease back without a commit: what was not committed is lost where
 //! the under store has the content, and kept where the file is nowhere else, as a disk would.
 //!
+//! A commit runs to its end also where nobody waits for it any more: cut off half-way, nobody would know what it came to.
+//!
 //! Lock order: `place` (shared by reads and writes, exclusive for giving the lease up), then `gate` (commits and fetches of
-//! missing blocks, one at a time); `dirty` and `status` are leaves.
+//! missing blocks, one at a time); `dirty`, `shown` and `status` are leaves.
 
 mod begin;
 mod commit;
 mod local;
+mod now;
 mod ranges;
 mod remote;
 
@@ -24,15 +27,18 @@ use std::{
     fmt,
     ops::Range,
     os::fd::OwnedFd,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicBool},
 };
 
-use larder_common::{Error, ErrorKind, FileId, FileStatus, FsPath, Generation, LeaseId, Result, WriteType};
+use larder_common::{
+    Error, ErrorKind, FileId, FileStatus, FsPath, Generation, LeaseId, Result, Timestamp, WriteType, clock::Clock,
+};
 use larder_proto::v1;
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
-use self::{local::Local, ranges::Ranges, remote::Remote};
+pub use self::now::Pending;
+use self::{local::Local, now::Shown, ranges::Ranges, remote::Remote};
 use crate::{calls::WriteLease, core::Core, retry::Deadline};
 
 /// How a file is edited.
@@ -48,6 +54,8 @@ pub struct EditOptions {
     pub relaxed: bool,
     /// Descriptors of the file that this process has stay, and see what is written.
     pub shared: bool,
+    /// Tells when each change was made, and a commit has the time of the last one; `None`: that of the commit.
+    pub clock: Option<Arc<dyn Clock>>,
 }
 
 /// What [`Edit::allocate`] does.
@@ -93,7 +101,19 @@ struct Inner {
     gate: tokio::sync::Mutex<()>,
     /// Held while bytes are put at the end.
     end: tokio::sync::Mutex<()>,
-    dirty: Mutex<Ranges>,
+    dirty: Mutex<Dirty>,
+    /// What is known without waiting, while the lease is held.
+    shown: Mutex<Shown>,
+    /// What was committed last may not be on the under store's disk.
+    unsynced: AtomicBool,
+}
+
+/// What the next commit commits.
+#[derive(Clone, Debug, Default)]
+struct Dirty {
+    ranges: Ranges,
+    /// When it was changed, if there is a clock.
+    modified: Option<Timestamp>,
 }
 
 /// The lease, and where the bytes are.
@@ -113,8 +133,6 @@ struct Base {
     length: u64,
     /// Nothing was committed yet.
     fresh: bool,
-    /// What was committed last may not be on the under store's disk.
-    unsynced: bool,
 }
 
 impl fmt::Debug for Edit {
@@ -153,19 +171,7 @@ impl Edit {
     /// # Errors
     /// As [`Edit::write_at`].
     pub async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.0
-            .with(async |place, deadline| match &place.bytes {
-                Content::Local(local) => {
-                    let end = offset.saturating_add(buffer.len() as u64).min(local.length()?);
-                    self.0.bring(local, offset..end.max(offset), deadline).await?;
-                    local.read(offset, buffer)
-                }
-                Content::Remote(remote) => {
-                    let _gate = self.0.gate.lock().await;
-                    remote.read(offset, buffer, deadline).await
-                }
-            })
-            .await
+        self.0.with(async |place, deadline| self.0.read(place, offset, buffer, deadline).await).await
     }
 
     /// Writes bytes at `offset`; behind the end the file grows, with zeros in between.
@@ -220,6 +226,7 @@ impl Edit {
                     Allocate::Keep | Allocate::Extend => self.0.reserve(place, end, deadline).await?,
                     Allocate::Zero => {}
                 }
+                self.0.mark(0..0);
                 if mode != Allocate::Keep && end > now {
                     self.0.resize(place, end, deadline).await?;
                 }
@@ -272,7 +279,7 @@ impl Edit {
 
     /// Says that bytes were written through the descriptor.
     pub fn note_written(&self, range: Range<u64>) {
-        self.0.dirty.lock().insert(range);
+        self.0.mark(range);
     }
 
     /// Makes what is written the file's content, and goes on. With `sync` it is on the under store's disk, where the write type
@@ -282,11 +289,8 @@ impl Edit {
     /// As [`Edit::write_at`], and those of the under store. What was written is kept and can be committed again, but where the
     /// error says that the lease is lost.
     pub async fn commit(&self, sync: bool) -> Result<FileStatus> {
-        let again = self.0.with(async |place, deadline| self.0.commit(place, true, sync, deadline).await).await?;
-        if !again {
-            // Another process wants the lease.
-            self.0.give_up().await?;
-        }
+        let inner = Arc::clone(&self.0);
+        to_the_end(async move { inner.commit_held(sync).await }).await?;
         Ok(self.status())
     }
 
@@ -295,9 +299,16 @@ impl Edit {
     /// # Errors
     /// As [`Edit::commit`].
     pub async fn close(self) -> Result<FileStatus> {
-        self.0.give_up().await?;
+        let inner = Arc::clone(&self.0);
+        to_the_end(async move { inner.give_up().await }).await?;
         Ok(self.status())
     }
+}
+
+/// Runs work to its end, also where nobody waits for it any more.
+async fn to_the_end(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    let ended = |_| Error::new(ErrorKind::Unavailable, "the program is ending");
+    tokio::spawn(work).await.map_err(ended)?
 }
 
 impl Inner {
@@ -328,8 +339,41 @@ impl Inner {
         if let Some(lease) = &opened.base.lock().lease {
             self.core.link.edits.add(lease.id, self);
         }
+        self.shown.lock().length = Some(opened.length()?);
         *place = Some(opened);
         Ok(())
+    }
+
+    /// The bytes are changed; of none, only the time is.
+    fn mark(&self, range: Range<u64>) {
+        let time = self.options.clock.as_ref().map(|clock| clock.now());
+        let mut dirty = self.dirty.lock();
+        dirty.ranges.insert(range);
+        if time.is_some() {
+            dirty.modified = time;
+            self.shown.lock().modified = time;
+        }
+    }
+
+    /// Has the length that is shown be the one that it is.
+    fn show(&self, place: &Place) {
+        if let Ok(length) = place.length() {
+            self.shown.lock().length = Some(length);
+        }
+    }
+
+    async fn read(&self, place: &Place, offset: u64, buffer: &mut [u8], deadline: Deadline) -> Result<usize> {
+        match &place.bytes {
+            Content::Local(local) => {
+                let end = offset.saturating_add(buffer.len() as u64).min(local.length()?);
+                self.bring(local, offset..end.max(offset), deadline).await?;
+                local.read(offset, buffer)
+            }
+            Content::Remote(remote) => {
+                let _gate = self.gate.lock().await;
+                remote.read(offset, buffer, deadline).await
+            }
+        }
     }
 
     async fn bring(&self, local: &Local, range: Range<u64>, deadline: Deadline) -> Result<()> {
@@ -350,7 +394,7 @@ impl Inner {
         // Bytes between the old end and these are zeros that were not there before.
         let touched = offset.min(place.length()?)..end;
         // Before and after: a commit in between takes the first mark, and the second is for the next one.
-        self.dirty.lock().insert(touched.clone());
+        self.mark(touched.clone());
         match &place.bytes {
             Content::Local(local) => {
                 self.bring(local, offset..end, deadline).await?;
@@ -362,7 +406,8 @@ impl Inner {
                 remote.write(offset, bytes, deadline).await?;
             }
         }
-        self.dirty.lock().insert(touched);
+        self.mark(touched);
+        self.show(place);
         Ok(())
     }
 
@@ -383,12 +428,13 @@ impl Inner {
             Content::Local(local) => local.resize(length, deadline).await?,
             Content::Remote(remote) => remote.resize(length, deadline).await?,
         }
-        self.dirty.lock().insert(now.min(length)..now.max(length));
+        self.mark(now.min(length)..now.max(length));
+        self.show(place);
         Ok(())
     }
 
     async fn zero(&self, place: &Place, range: Range<u64>, deadline: Deadline) -> Result<()> {
-        self.dirty.lock().insert(range.clone());
+        self.mark(range.clone());
         match &place.bytes {
             Content::Local(local) => {
                 self.bring(local, range.clone(), deadline).await?;
@@ -399,7 +445,7 @@ impl Inner {
                 remote.allocate(allocate, deadline).await?;
             }
         }
-        self.dirty.lock().insert(range);
+        self.mark(range);
         Ok(())
     }
 }

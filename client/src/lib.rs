@@ -78,7 +78,7 @@ mod fake;
 mod tests;
 
 pub use config::{Config, ConfigBuilder};
-pub use edit::{Allocate, Edit, EditOptions};
+pub use edit::{Allocate, Edit, EditOptions, Pending};
 pub use file::{File, Served};
 pub use file_system::{Entries, FileSystem, Progress};
 pub use jobs::{Job, JobFailure, JobRequest};

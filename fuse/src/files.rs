@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use larder_client::{AttributeChanges, File, FileId, Generation, Name, NodeCreate};
+use larder_client::{AttributeChanges, File, FileId, FileStatus, Generation, Name, NodeCreate};
 use larder_common::{Caller, Error, ErrorKind, Result};
 
 use crate::{
-    draft::Draft,
     errno::{Answer, Errno},
     mode::{Access, Way},
     nodes::{NodeId, Seen},
     opened::{Claim, Handle, Opened},
     server::{Entry, Server},
     transport::Backing,
+    work::{Change, Work},
 };
 
 /// Copied at once by `copy_file_range`, in bytes.
@@ -40,8 +40,8 @@ impl Server {
     async fn open_to_read(self: &Arc<Self>, node: NodeId) -> Answer<Opening> {
         let (file, generation) = self.version(node)?;
         let opened = self.opened(node);
-        if let Some(draft) = opened.as_ref().and_then(|opened| opened.draft()) {
-            return self.open_beside(node, &draft);
+        if let Some(work) = opened.as_ref().and_then(|opened| opened.work()) {
+            return self.open_beside(node, &work);
         }
         let known = opened.and_then(|opened| opened.backing()).or_else(|| self.backings.get((file, generation)));
         if let Some(backing) = known {
@@ -63,10 +63,10 @@ impl Server {
     }
 
     /// A reader of what is being written.
-    fn open_beside(self: &Arc<Self>, node: NodeId, draft: &Draft) -> Answer<Opening> {
+    fn open_beside(self: &Arc<Self>, node: NodeId, work: &Work) -> Answer<Opening> {
         let opened = self.opened(node).ok_or(Errno::STALE)?;
         let mut status = opened.status();
-        draft.overlay(&mut status);
+        work.overlay(&mut status);
         let claim = self.claim(node, &status, Access::Read, None)?;
         Ok(self.opened_to_read(claim, None))
     }
@@ -131,7 +131,7 @@ impl Server {
 
     async fn open_to_write(self: &Arc<Self>, node: NodeId, access: Access, flags: i32) -> Answer<Opening> {
         let (file, _) = self.version(node)?;
-        let status = match self.opened(node).filter(|opened| opened.draft().is_some()) {
+        let status = match self.opened(node).filter(|opened| opened.work().is_some()) {
             // It may have lost its name.
             Some(opened) => opened.status(),
             None => self.nodes.status(file).await.map_err(gone)?.status,
@@ -145,9 +145,9 @@ impl Server {
     }
 
     fn opened_to_write(&self, claim: Claim, flags: i32) -> Answer<Opening> {
-        let draft = claim.opened.draft().ok_or(Errno::IO)?;
+        let work = claim.opened.work().ok_or(Errno::IO)?;
         let append = flags & libc::O_APPEND != 0;
-        Ok(Opening { handle: self.add_handle(Handle::Writer(claim, draft, append)), backing: None })
+        Ok(Opening { handle: self.add_handle(Handle::Writer(claim, work, append)), backing: None })
     }
 
     /// `CREATE`.
@@ -183,12 +183,12 @@ impl Server {
     pub(crate) async fn read(&self, handle: u64, offset: u64, size: usize) -> Answer<Vec<u8>> {
         let handle = self.handle(handle)?;
         let (claim, kept) = match &*handle {
-            Handle::Writer(_, draft, _) => return draft.read(offset, size).await,
+            Handle::Writer(_, work, _) => return work.read(offset, size).await,
             Handle::Reader(claim, kept) => (claim, kept),
             Handle::Through(_) | Handle::Directory(_) => return Err(Errno::BAD_HANDLE),
         };
-        if let Some(draft) = claim.opened.draft() {
-            return draft.read(offset, size).await;
+        if let Some(work) = claim.opened.work() {
+            return work.read(offset, size).await;
         }
         let file = self.newest(&claim.opened, kept).await?;
         let length = file.status().length.saturating_sub(offset).min(size as u64);
@@ -232,46 +232,86 @@ impl Server {
         Ok(())
     }
 
-    /// `WRITE`: waits for nobody.
-    pub(crate) fn write(&self, handle: u64, offset: u64, bytes: &[u8]) -> Answer<u32> {
-        let handle = self.handle(handle)?;
-        let Handle::Writer(_, draft, append) = &*handle else { return Err(Errno::BAD_HANDLE) };
-        draft.write((!append).then_some(offset), bytes)?;
+    fn work_of(&self, handle: u64) -> Answer<(Arc<Work>, bool)> {
+        match &*self.handle(handle)? {
+            Handle::Writer(_, work, append) => Ok((Arc::clone(work), *append)),
+            _ => Err(Errno::BAD_HANDLE),
+        }
+    }
+
+    /// `WRITE`, where it waits for nobody; `None`: it has to, and nothing was written.
+    pub(crate) fn write_now(&self, handle: u64, offset: u64, bytes: &[u8]) -> Option<Answer<u32>> {
+        let (work, append) = match self.work_of(handle) {
+            Ok(found) => found,
+            Err(errno) => return Some(Err(errno)),
+        };
+        let written = work.write_now((!append).then_some(offset), bytes)?;
+        Some(written.and_then(|()| u32::try_from(bytes.len()).map_err(|_| Errno::INVALID)))
+    }
+
+    /// `WRITE`.
+    pub(crate) async fn write(&self, handle: u64, offset: u64, bytes: &[u8]) -> Answer<u32> {
+        let (work, append) = self.work_of(handle)?;
+        work.change(Change::Write((!append).then_some(offset), bytes)).await?;
         u32::try_from(bytes.len()).map_err(|_| Errno::INVALID)
     }
 
     /// `FLUSH` and `FSYNC`: what the handle has changed is a new version when this is answered.
-    pub(crate) async fn commit_handle(&self, handle: u64, durable: bool) -> Answer<()> {
+    pub(crate) async fn commit_handle(self: &Arc<Self>, handle: u64, durable: bool) -> Answer<()> {
         let handle = self.handle(handle)?;
         match &*handle {
-            Handle::Writer(claim, draft, _) => Ok(self.commit(&claim.opened, draft, durable).await?),
+            Handle::Writer(claim, work, _) => Ok(self.commit(&claim.opened, work, durable).await?),
             _ => Ok(()),
         }
     }
 
-    /// Makes a new version of what a draft has.
-    pub(crate) async fn commit(&self, opened: &Opened, draft: &Draft, durable: bool) -> Result<()> {
-        while draft.is_dirty() {
-            let record = self.table.lock().get(opened.node).cloned();
-            let place = record.and_then(|record| record.places.last().cloned());
-            let Some(place) = place else { return self.check_unnamed(opened).await };
-            match draft.commit(Some(place.clone()), durable).await {
-                Ok(Some(status)) => {
-                    self.table.lock().wrote(opened.node, status.generation);
-                    opened.set_status(|known| *known = status);
+    /// Makes a new version of what was changed, also where nobody waits for it any more.
+    pub(crate) async fn commit(self: &Arc<Self>, opened: &Arc<Opened>, work: &Arc<Work>, durable: bool) -> Result<()> {
+        if opened.status().links == 0 {
+            // It goes with its last handle.
+            return Ok(());
+        }
+        let (server, opened, work) = (Arc::clone(self), Arc::clone(opened), Arc::clone(work));
+        let ended = |_| Error::new(ErrorKind::Unavailable, "the mount is ending");
+        tokio::spawn(async move { server.commit_here(&opened, &work, durable).await }).await.map_err(ended)?
+    }
+
+    async fn commit_here(&self, opened: &Opened, work: &Work, durable: bool) -> Result<()> {
+        loop {
+            let place = self.table.lock().get(opened.node).and_then(|record| record.places.last().cloned());
+            if place.is_none() && work.is_draft() && work.is_dirty() {
+                return self.check_unnamed(opened).await;
+            }
+            let last = self.works.users(opened.file) == 1;
+            match work.commit(place.clone(), durable, last).await {
+                Ok(committed) => {
+                    self.committed(opened, committed);
                     return Ok(());
                 }
-                Ok(None) => return Ok(()),
                 // The name means something else by now: another one may do.
                 Err(error)
-                    if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound | ErrorKind::NotDirectory) =>
+                    if work.is_draft()
+                        && matches!(
+                            error.kind(),
+                            ErrorKind::Changed | ErrorKind::NotFound | ErrorKind::NotDirectory
+                        ) =>
                 {
+                    let Some(place) = place else { return Err(error) };
                     self.table.lock().unnamed(opened.file, (place.0, &place.1));
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+    }
+
+    fn committed(&self, opened: &Opened, committed: Option<FileStatus>) {
+        let Some(status) = committed else { return };
+        self.table.lock().wrote(opened.node, status.generation);
+        opened.set_status(|known| {
+            if status.generation > known.generation {
+                *known = status;
+            }
+        });
     }
 
     /// What has no name is not kept; what has one that this mount does not know cannot be.
@@ -284,10 +324,11 @@ impl Server {
     }
 
     /// `RELEASE`: the last handle of a writer commits what was written after its flush.
-    pub(crate) async fn release(&self, handle: u64) -> Answer<()> {
+    pub(crate) async fn release(self: &Arc<Self>, handle: u64) -> Answer<()> {
         let Some((_, handle)) = self.handles.remove(&handle) else { return Ok(()) };
-        if let Handle::Writer(claim, draft, _) = &*handle
-            && let Err(error) = self.commit(&claim.opened, draft, false).await
+        let Handle::Writer(claim, work, _) = &*handle else { return Ok(()) };
+        if work.is_held()
+            && let Err(error) = self.commit(&claim.opened, work, false).await
         {
             tracing::error!(%error, file = %claim.opened.file, "what was written last is lost");
             return Err(error.into());
@@ -295,32 +336,56 @@ impl Server {
         Ok(())
     }
 
+    /// The last writer of a node has gone.
+    pub(crate) fn written(&self, node: NodeId, work: Option<Arc<Work>>) {
+        let mut table = self.table.lock();
+        if let Some(generation) = work.and_then(|work| work.generation()) {
+            table.wrote(node, generation);
+        }
+        table.set_writing(node, false);
+    }
+
+    /// Somebody writes a file no more. What is still held of it then is ended in the background.
+    pub(crate) fn left(self: &Arc<Self>, file: FileId) {
+        let Some(held) = self.works.leave(file) else { return };
+        let server = Arc::clone(self);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.works.give_up(file) };
+        runtime.spawn(async move {
+            let nameless = match server.nodes.status(file).await {
+                Ok(found) => found.status.links == 0,
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            };
+            if nameless && server.opened_file(file).is_none() {
+                // What was written goes with the last handle.
+                return server.works.give_up(file);
+            }
+            if let Err(error) = held.commit(None, false, true).await {
+                tracing::error!(%error, %file, "what was written last is lost");
+                server.works.give_up(file);
+            }
+            if server.works.ended(file).is_some() {
+                server.works.give_up(file);
+            }
+        });
+    }
+
     /// Commits everything that is open for writing.
-    pub(crate) async fn commit_all(&self) {
-        let all: Vec<_> = self.opens.lock().values().cloned().collect();
-        for opened in all {
-            if let Some(draft) = opened.draft()
-                && let Err(error) = self.commit(&opened, &draft, true).await
-            {
+    pub(crate) async fn commit_all(self: &Arc<Self>) {
+        for work in self.works.all().into_iter().filter(|work| work.is_held()) {
+            let Some(opened) = self.opened_file(work.file) else { continue };
+            if let Err(error) = self.commit(&opened, &work, true).await {
                 tracing::error!(%error, file = %opened.file, "what was written is not committed");
             }
         }
     }
 
-    fn draft_of(&self, handle: u64) -> Answer<Arc<Draft>> {
-        match &*self.handle(handle)? {
-            Handle::Writer(_, draft, _) => Ok(Arc::clone(draft)),
-            _ => Err(Errno::BAD_HANDLE),
-        }
-    }
-
     /// `FALLOCATE`.
-    pub(crate) fn allocate(&self, handle: u64, mode: i32, offset: u64, length: u64) -> Answer<()> {
-        self.draft_of(handle)?.allocate(mode, offset, length)
+    pub(crate) async fn allocate(&self, handle: u64, mode: i32, offset: u64, length: u64) -> Answer<()> {
+        self.work_of(handle)?.0.change(Change::Allocate(mode, offset, length)).await
     }
 
     /// `LSEEK`, of data and holes only.
-    pub(crate) fn seek(&self, handle: u64, offset: i64, whence: i32) -> Answer<i64> {
+    pub(crate) async fn seek(&self, handle: u64, offset: i64, whence: i32) -> Answer<i64> {
         let hole = match whence {
             libc::SEEK_DATA => false,
             libc::SEEK_HOLE => true,
@@ -329,8 +394,8 @@ impl Server {
         let offset = u64::try_from(offset).map_err(|_| Errno(libc::ENXIO))?;
         let handle = self.handle(handle)?;
         let opened = &handle.claim().ok_or(Errno::BAD_HANDLE)?.opened;
-        if let Some(draft) = opened.draft() {
-            return draft.seek(offset, hole).map(u64::cast_signed);
+        if let Some(work) = opened.work() {
+            return work.seek(offset, hole).await.map(u64::cast_signed);
         }
         let length = opened.status().length;
         match offset < length {
@@ -345,7 +410,7 @@ impl Server {
             // The kernel reads the source itself, and then writes what it has read; after this answer it does.
             return Err(Errno::CROSSES);
         }
-        let draft = self.draft_of(to.0)?;
+        let (work, _) = self.work_of(to.0)?;
         let (length, mut done) = (length.min(COPY_MAX), 0);
         while done < length {
             let size = usize::try_from((length - done).min(COPY)).unwrap_or(0);
@@ -353,7 +418,7 @@ impl Server {
             if bytes.is_empty() {
                 break;
             }
-            draft.write(Some(to.1 + done), &bytes)?;
+            work.change(Change::Write(Some(to.1 + done), &bytes)).await?;
             done += bytes.len() as u64;
         }
         u32::try_from(done).map_err(|_| Errno::INVALID)

@@ -2,7 +2,7 @@
 //!
 //! [`mount`] puts a directory of the namespace at a place in the file system and serves it until it is unmounted. From the outside
 //! in: `transport` carries the kernel's requests; `server` knows what is open and which node stands for what; `namespace`,
-//! `directories` and `files` answer; `invalidation` drops what others have changed. `nodes`, `mode`, `backing`, `ranges`,
+//! `directories` and `files` answer; `work` is what the writers of a file share; `invalidation` drops what others have changed. `nodes`, `mode`, `backing`, `ranges`,
 //! `attributes` and `options` decide and do nothing else.
 //!
 //! No request waits without a deadline, and none blocks the thread that read it.
@@ -25,6 +25,8 @@ mod ranges;
 mod server;
 mod transport;
 mod unopened;
+mod work;
+mod works;
 
 pub use features::Features;
 pub use mounting::{Config, Mounted, mount, unmount};

@@ -15,6 +15,7 @@ use crate::{
     nodes::NodeId,
     opened::Opened,
     server::{Entry, Server},
+    work::Change,
 };
 
 /// Blocks of `statfs`, in bytes.
@@ -80,9 +81,9 @@ impl Server {
     /// What a name means that is about to go, with the bytes kept that its open handles need.
     async fn before_removal(&self, directory: FileId, name: &Name) -> Option<FileStatus> {
         let NodeStatus { status, .. } = self.nodes.lookup(&Caller::root(), directory, name).await.ok()?;
-        if let Some(draft) = self.opened_file(status.id).and_then(|opened| opened.draft()) {
+        if let Some(work) = self.works.get(status.id).filter(|_| status.links == 1) {
             // Without them the bytes are asked for when they are needed, and it is said then what is wrong.
-            let _ = draft.complete().await;
+            let _ = work.keep().await;
         }
         Some(status)
     }
@@ -160,13 +161,13 @@ impl Server {
         self.attributes(node).await
     }
 
-    async fn change(&self, caller: &Caller, file: FileId, node: NodeId, asked: AttributeChanges) -> Answer<()> {
+    async fn change(self: &Arc<Self>, caller: &Caller, file: FileId, node: NodeId, asked: AttributeChanges) -> Answer<()> {
         let opened = self.opened(node);
         if let Some(opened) = opened.as_ref().filter(|_| asked.modified.is_some())
-            && let Some(draft) = opened.draft()
+            && let Some(work) = opened.work()
         {
             // Else what is written before would be committed after the time was set.
-            self.commit(opened, &draft, false).await?;
+            self.commit(opened, &work, false).await?;
         }
         let mut caller = caller;
         let root = Caller::root();
@@ -209,8 +210,8 @@ impl Server {
     /// Changes the length of a file: of what its writers have, or, without writers, at once.
     async fn truncate(self: &Arc<Self>, node: NodeId, size: u64) -> Answer<()> {
         if let Some(opened) = self.opened(node) {
-            if let Some(draft) = opened.draft() {
-                return Ok(draft.set_length(size)?);
+            if let Some(work) = opened.work() {
+                return work.change(Change::Length(size)).await;
             }
             if opened.is_passed_through() {
                 // Who reads it in the kernel would not see it: it goes on at a new node.
@@ -227,9 +228,9 @@ impl Server {
         }
         self.table.lock().observe(node, status.generation, 0);
         let claim = self.claim(node, &status, Access::Write, None)?;
-        let draft = claim.opened.draft().ok_or(Errno::IO)?;
-        draft.set_length(size)?;
-        Ok(self.commit(&claim.opened, &draft, false).await?)
+        let work = claim.opened.work().ok_or(Errno::IO)?;
+        work.change(Change::Length(size)).await?;
+        Ok(self.commit(&claim.opened, &work, false).await?)
     }
 
     /// `READLINK`.

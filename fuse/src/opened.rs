@@ -1,18 +1,18 @@
-//! What is open of a node: the mode that its handles share, and the draft that its writers share.
+//! What is open of a node: the mode that its handles share, and the work that its writers share.
 
 use std::sync::Arc;
 
-use larder_client::{File, FileId, FileStatus};
+use larder_client::{File, FileId, FileStatus, Generation};
 use parking_lot::Mutex;
 
 use crate::{
     directories::Cursor,
-    draft::Draft,
     errno::{Answer, Errno},
     mode::{Access, Mode, Offer, Way},
     nodes::{NodeId, Seen},
     server::Server,
     transport::Backing,
+    work::Work,
 };
 
 /// What the handles of a node share.
@@ -28,15 +28,15 @@ struct State {
     mode: Mode,
     /// What the handles that are passed through use.
     backing: Option<Arc<Backing>>,
-    draft: Option<Arc<Draft>>,
+    work: Option<Arc<Work>>,
     writers: u32,
     /// As it was when it was last seen: the file may have no name any more.
     status: FileStatus,
 }
 
 impl Opened {
-    pub(crate) fn draft(&self) -> Option<Arc<Draft>> {
-        self.state.lock().draft.clone()
+    pub(crate) fn work(&self) -> Option<Arc<Work>> {
+        self.state.lock().work.clone()
     }
 
     pub(crate) fn backing(&self) -> Option<Arc<Backing>> {
@@ -79,7 +79,7 @@ pub(crate) enum Handle {
     /// The version that it reads, as soon as it has read.
     Reader(Claim, Mutex<Option<File>>),
     /// What it changes, and whether it only appends.
-    Writer(Claim, Arc<Draft>, bool),
+    Writer(Claim, Arc<Work>, bool),
     Directory(tokio::sync::Mutex<Cursor>),
 }
 
@@ -122,7 +122,7 @@ impl Server {
         backing: Option<Arc<Backing>>,
     ) -> Answer<Claim> {
         let opened = opens.get(&node).cloned().unwrap_or_else(|| {
-            let state = State { mode: Mode::Idle, backing: None, draft: None, writers: 0, status: status.clone() };
+            let state = State { mode: Mode::Idle, backing: None, work: None, writers: 0, status: status.clone() };
             Arc::new(Opened { node, file: status.id, state: Mutex::new(state) })
         });
         let mut state = opened.state.lock();
@@ -133,11 +133,8 @@ impl Server {
             return Err(Errno::STALE);
         }
         let writes = access.writes();
-        if writes && state.draft.is_none() {
-            let draft = Draft::new(self.nodes.clone(), status, &self.scratch, Arc::clone(&self.clock))?;
-            state.draft = Some(Arc::new(draft));
-        }
         if writes {
+            state.work = Some(self.works.join(status.id, || Work::new(self.tools.clone(), status)));
             state.writers += 1;
             self.table.lock().set_writing(node, true);
         }
@@ -157,22 +154,29 @@ impl Drop for Claim {
         let mut state = self.opened.state.lock();
         let node = self.opened.node;
         state.mode.close();
-        let mut unused = (None, None);
         if self.writes {
             state.writers -= 1;
             if state.writers == 0 {
-                unused.0 = state.draft.take();
-                self.server.table.lock().set_writing(node, false);
+                self.server.written(node, state.work.take());
             }
         }
+        let mut unused = None;
         if state.mode == Mode::Idle {
-            unused.1 = state.backing.take();
+            unused = state.backing.take();
             opens.remove(&node);
         }
+        let nameless = state.mode == Mode::Idle && state.status.links == 0;
         drop(state);
         self.server.table.lock().close(node);
         drop(opens);
-        // Their ends are system calls.
+        // Its end is a system call.
         drop(unused);
+        if self.writes {
+            self.server.left(self.opened.file);
+        }
+        if nameless && self.server.opened_file(self.opened.file).is_none() {
+            // The last handle of what has no name any more.
+            self.server.nodes.closed(self.opened.file, Generation(0));
+        }
     }
 }

@@ -29,6 +29,8 @@ use crate::{
     options::MountOptions,
     transport::{Backing, Device},
     unopened::Unopened,
+    work::Tools,
+    works::Works,
 };
 
 /// What the kernel and we have agreed on.
@@ -61,7 +63,9 @@ pub(crate) struct Server {
     device: OnceLock<Device>,
     without_passthrough: AtomicBool,
     pub(crate) view: View,
-    pub(crate) scratch: PathBuf,
+    pub(crate) tools: Tools,
+    /// The files that are being changed.
+    pub(crate) works: Works,
     pub(crate) clock: Arc<dyn Clock>,
     last_handle: AtomicU64,
     /// What is read without having been opened.
@@ -79,17 +83,21 @@ pub(crate) struct Entry {
 impl Server {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { nodes, root, options, backing_ids, scratch, clock } = parts;
+        let backings = Arc::new(Registry::new(backing_ids));
+        let tools =
+            Tools { nodes: nodes.clone(), backings: Arc::clone(&backings), scratch, clock: Arc::clone(&clock) };
         Arc::new(Self {
             nodes,
             table: Mutex::new(Table::new(root)),
             opens: Mutex::default(),
             handles: DashMap::new(),
-            backings: Arc::new(Registry::new(backing_ids)),
+            backings,
             negotiated: OnceLock::new(),
             device: OnceLock::new(),
             without_passthrough: AtomicBool::new(false),
             view: View::new(&options),
-            scratch,
+            tools,
+            works: Works::default(),
             clock,
             last_handle: AtomicU64::new(0),
             unopened: Unopened::default(),
@@ -162,8 +170,8 @@ impl Server {
 
     /// What this mount has changed and not committed is seen here at once.
     pub(crate) fn overlay(&self, node: NodeId, status: &mut FileStatus, mut timeouts: Timeouts) -> Timeouts {
-        if let Some(draft) = self.opened(node).and_then(|opened| opened.draft()) {
-            draft.overlay(status);
+        if let Some(work) = self.opened(node).and_then(|opened| opened.work()) {
+            work.overlay(status);
             timeouts.attributes = std::time::Duration::ZERO;
         }
         timeouts

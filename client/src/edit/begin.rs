@@ -1,6 +1,6 @@
 //! The beginning of an edit: the lease from the master, the bytes at a worker.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use bytes::Bytes;
 use larder_common::{Error, ErrorKind, FileStatus, Generation, Result};
@@ -12,7 +12,7 @@ use larder_proto::{
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
-use super::{Base, Content, Edit, EditOptions, Inner, Place, Target, local::Local, remote::Remote};
+use super::{Base, Content, Edit, EditOptions, Inner, Place, Target, local::Local, now::Shown, remote::Remote};
 use crate::{
     calls::{How, Outcome, WriteLease},
     core::Core,
@@ -45,6 +45,7 @@ impl Core {
     fn begun(self: &Arc<Self>, mut target: Target, options: EditOptions, place: Place, status: FileStatus) -> Edit {
         target.id = status.id;
         let lease = place.base.lock().lease.as_ref().map(|lease| lease.id);
+        let shown = Shown { length: place.length().ok(), modified: None };
         let inner = Arc::new(Inner {
             core: Arc::clone(self),
             target,
@@ -55,6 +56,9 @@ impl Core {
             gate: tokio::sync::Mutex::default(),
             end: tokio::sync::Mutex::default(),
             dirty: Mutex::default(),
+            shown: Mutex::new(shown),
+            // Nobody knows how what is there was written.
+            unsynced: AtomicBool::new(true),
         });
         if let Some(lease) = lease {
             self.link.edits.add(lease, &inner);
@@ -110,8 +114,7 @@ impl Core {
         let status = FileStatus::try_from(created.status.unwrap_or_default());
         match (opened, status) {
             (Ok((bytes, base)), Ok(status)) => {
-                let base =
-                    Base { lease: Some(lease), length: base.unwrap_or(0), fresh: base.is_none(), unsynced: false };
+                let base = Base { lease: Some(lease), length: base.unwrap_or(0), fresh: base.is_none() };
                 Ok((Place { bytes, base: Mutex::new(base) }, status))
             }
             (Err(error), _) | (_, Err(error)) => {
@@ -137,6 +140,10 @@ impl Core {
         let signed = created.grant.clone();
         if let Ok(short) = self.workers.short(&worker).await {
             let local = Local::begin(short, signed, grant.block_size, options.shared, deadline).await?;
+            if let Some(right) = grant.write.as_ref().and_then(|right| right.base).filter(|_| !local.is_copy()) {
+                // Its file is not that version any more.
+                self.caches.release(grant.file, right.generation);
+            }
             return Ok((Content::Local(local), base));
         }
         Ok((Content::Remote(Remote::begin(worker.client(), signed, deadline).await?), base))

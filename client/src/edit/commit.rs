@@ -1,44 +1,79 @@
 //! Commits of an edit: sealed at the worker, committed by the master, and on with the next generation or the end.
 
+use std::sync::{Arc, atomic::Ordering};
+
 use larder_common::{Error, ErrorKind, FileStatus, Result};
 use larder_proto::v1::{self, command::What};
 
-use super::{Content, Inner, Place, ranges::Ranges};
+use super::{Content, Dirty, Inner, Place, now::Shown};
 use crate::{
     calls::{How, Outcome, WriteLease},
     retry::Deadline,
 };
 
+/// What a commit has taken; it is dirty again unless the commit is done.
+struct Taken<'a> {
+    inner: &'a Inner,
+    dirty: Dirty,
+    done: bool,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut dirty = self.inner.dirty.lock();
+            dirty.ranges.join(&self.dirty.ranges);
+            dirty.modified = dirty.modified.max(self.dirty.modified);
+        }
+    }
+}
+
 impl Inner {
+    /// Commits where the lease is held, or where what was committed without it is to be synced.
+    pub(super) async fn commit_held(self: &Arc<Self>, sync: bool) -> Result<()> {
+        if self.place.read().await.is_none() && !(sync && self.unsynced.load(Ordering::Acquire)) {
+            return self.core.link.check_process();
+        }
+        let again = self.with(async |place, deadline| self.commit(place, true, sync, deadline).await).await?;
+        if !again {
+            // Another process wants the lease.
+            self.give_up().await?;
+        }
+        Ok(())
+    }
+
     /// Commits. Answers whether the lease goes on.
     pub(super) async fn commit(&self, place: &Place, go_on: bool, sync: bool, deadline: Deadline) -> Result<bool> {
         let _gate = self.gate.lock().await;
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        let committed = self.commit_dirty(place, &dirty, go_on, sync, deadline).await;
-        if committed.is_err() {
-            self.dirty.lock().join(&dirty);
-        }
-        committed
+        let mut taken = Taken { inner: self, dirty, done: false };
+        let committed = self.commit_dirty(place, &taken.dirty, go_on, sync, deadline).await?;
+        taken.done = true;
+        let dirty = self.dirty.lock();
+        // The status that was set before says the same.
+        self.shown.lock().modified = dirty.modified;
+        Ok(committed)
     }
 
     async fn commit_dirty(
         &self,
         place: &Place,
-        dirty: &Ranges,
+        dirty: &Dirty,
         go_on: bool,
         sync: bool,
         deadline: Deadline,
     ) -> Result<bool> {
         let length = place.length()?;
-        let (lease, before, fresh, unsynced) = {
+        let (lease, before, fresh) = {
             let base = place.base.lock();
-            (base.lease.as_ref().map(|lease| lease.id), base.length, base.fresh, base.unsynced)
+            (base.lease.as_ref().map(|lease| lease.id), base.length, base.fresh)
         };
         let Some(lease) = lease else { return Ok(false) };
-        if !fresh && dirty.is_empty() && length == before && !(sync && unsynced) {
+        let is_clean = !fresh && dirty.ranges.is_empty() && dirty.modified.is_none() && length == before;
+        if is_clean && !(sync && self.unsynced.load(Ordering::Acquire)) {
             return Ok(true);
         }
-        let ranges = dirty.below(length);
+        let ranges = dirty.ranges.below(length);
         let receipt = match &place.bytes {
             Content::Local(local) => local.commit(length, ranges.clone(), deadline).await?,
             Content::Remote(remote) => remote.commit(length, ranges.clone(), deadline).await?,
@@ -49,12 +84,13 @@ impl Inner {
             length,
             receipts: vec![receipt],
             derived: !fresh,
-            changed: dirty.blocks(size, before, length),
+            changed: dirty.ranges.blocks(size, before, length),
             dirty: if fresh { vec![v1::ByteRange { offset: 0, length }] } else { ranges },
             go_on,
             sync,
             // Whoever has it open here reads what is edited.
             open: false,
+            modified: dirty.modified.map(|time| time.0),
         };
         let how = How { durable: sync || !self.options.relaxed, repeatable: false };
         let caller = self.target.caller.clone();
@@ -62,8 +98,11 @@ impl Inner {
         if let Some(path) = &self.target.path {
             self.core.caches.metadata.forget(path.as_bytes());
         }
+        if answer.is_ok() {
+            self.unsynced.store(!sync, Ordering::Release);
+        }
         match answer {
-            Ok((Outcome::Created(created, lease), _)) => self.goes_on(place, *created, lease, length, sync).await,
+            Ok((Outcome::Created(created, lease), _)) => self.goes_on(place, *created, lease, length).await,
             Ok((Outcome::Status(status), _)) => {
                 *self.status.lock() = *status;
                 let lease = {
@@ -87,12 +126,11 @@ impl Inner {
         created: v1::Created,
         lease: WriteLease,
         length: u64,
-        synced: bool,
     ) -> Result<bool> {
         *self.status.lock() = FileStatus::try_from(created.status.unwrap_or_default())?;
         let old = {
             let mut base = place.base.lock();
-            (base.length, base.fresh, base.unsynced) = (length, false, !synced);
+            (base.length, base.fresh) = (length, false);
             base.lease.replace(lease)
         };
         // The same lease under a new guard.
@@ -112,15 +150,10 @@ impl Inner {
         self.core.link.check_process()?;
         let deadline = self.core.link.deadline();
         let mut held = self.place.write().await;
-        let Some(place) = held.take() else { return Ok(()) };
-        let goes_on = match self.commit(&place, false, false, deadline).await {
-            Ok(goes_on) => goes_on,
-            Err(error) => {
-                *held = Some(place);
-                return Err(self.target.named(error));
-            }
-        };
-        let Place { bytes, base } = place;
+        let Some(place) = held.as_ref() else { return Ok(()) };
+        let goes_on = self.commit(place, false, false, deadline).await.map_err(|error| self.target.named(error))?;
+        let Some(Place { bytes, base }) = held.take() else { return Ok(()) };
+        *self.shown.lock() = Shown::default();
         let ended = match bytes {
             Content::Local(local) => local.end(deadline).await.map(drop),
             Content::Remote(remote) => remote.end(deadline).await,

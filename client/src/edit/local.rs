@@ -33,6 +33,8 @@ pub(super) struct Local {
     ticket: Ticket,
     file: OwnedFd,
     block_size: BlockSize,
+    /// Whether it is a copy: who has the old file does not see what is written.
+    copied: bool,
     may: Mutex<May>,
 }
 
@@ -58,11 +60,20 @@ impl Local {
         let whole: BTreeSet<u32> = convert::from_runs(&writable.whole, count).collect();
         let missing = (0..count).filter(|block| !whole.contains(block)).collect();
         let may = Mutex::new(May { reserved: writable.reserved, missing });
-        Ok(Self { short, ticket, file, block_size, may })
+        Ok(Self { short, ticket, file, block_size, copied: writable.copied, may })
     }
 
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    pub(super) fn is_copy(&self) -> bool {
+        self.copied
+    }
+
+    /// Whether these bytes can be written without a message.
+    pub(super) fn is_ready(&self, range: &Range<u64>) -> bool {
+        !self.is_missing(range) && range.end <= self.may.lock().reserved
     }
 
     pub(super) fn length(&self) -> Result<u64> {

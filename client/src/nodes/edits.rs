@@ -1,6 +1,6 @@
 //! Files opened for writing by id, or made by directory and name, and edited in place.
 
-use larder_common::{Caller, Error, ErrorKind, FileId, FsPath, Name, Result};
+use larder_common::{Caller, Error, ErrorKind, FileId, FsPath, Name, Result, WriteType};
 use larder_proto::v1::{self, command::What};
 
 use super::{NodeCreate, NodeStatus, Nodes, info};
@@ -19,6 +19,12 @@ impl Nodes {
     pub async fn edit(&self, caller: &Caller, file: FileId, options: EditOptions) -> Result<Edit> {
         let target = Target { path: None::<FsPath>, id: file, caller: Some(info(caller)) };
         Box::pin(self.core.edit(target, EditOptions { relaxed: true, ..options })).await
+    }
+
+    /// Where what is written goes, unless something else is asked for.
+    #[must_use]
+    pub fn write_type(&self) -> WriteType {
+        self.core.config.write_type
     }
 
     /// Makes a file and begins to edit it.

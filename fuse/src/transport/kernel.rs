@@ -379,16 +379,19 @@ impl Filesystem for Kernel {
     ) {
         let drops = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.server.write_drops_privileges(handle.0);
         if !drops {
-            return self.now(
-                reply,
-                || self.server.write(handle.0, offset, data),
-                |reply, written| reply.written(written),
-            );
+            let written = catch_unwind(AssertUnwindSafe(|| self.server.write_now(handle.0, offset, data)));
+            match written.unwrap_or(Some(Err(Errno::IO))) {
+                Some(Ok(written)) => return reply.written(written),
+                Some(Err(errno)) => return reply.refuse(errno),
+                None => {}
+            }
         }
         let (server, data) = (self.server(), data.to_vec());
         let work = async move {
-            server.drop_privileges(handle.0).await?;
-            server.write(handle.0, offset, &data)
+            if drops {
+                server.drop_privileges(handle.0).await?;
+            }
+            server.write(handle.0, offset, &data).await
         };
         self.later(reply, work, |_, reply, written| reply.written(written));
     }
@@ -558,8 +561,8 @@ impl Filesystem for Kernel {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = |reply: ReplyEmpty, ()| reply.ok();
-        self.now(reply, || self.server.allocate(handle.0, mode, offset, length), done);
+        let server = self.server();
+        self.empty(reply, async move { server.allocate(handle.0, mode, offset, length).await });
     }
 
     fn lseek(
@@ -571,7 +574,9 @@ impl Filesystem for Kernel {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.now(reply, || self.server.seek(handle.0, offset, whence), |reply, found| reply.offset(found));
+        let server = self.server();
+        let work = async move { server.seek(handle.0, offset, whence).await };
+        self.later(reply, work, |_, reply, found| reply.offset(found));
     }
 
     fn copy_file_range(

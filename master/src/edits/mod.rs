@@ -16,8 +16,8 @@ use std::{
 };
 
 use larder_common::{
-    BlockSize, Error, ErrorKind, FileId, Fingerprint, Incarnation, LeaseId, Persistence, Result, SessionId, WorkerId,
-    WriteType,
+    BlockSize, Error, ErrorKind, FileId, Fingerprint, Incarnation, LeaseId, Persistence, Result, SessionId, Timestamp,
+    WorkerId, WriteType,
 };
 use larder_proto::v1::{self, order};
 
@@ -31,7 +31,7 @@ use crate::{
     rpc::{answer, command},
     sessions::Touched,
     state::{
-        ByteRange, Command, CommitEdit, EditBytes, Operation, Outcome, Place, Resolve, RetryEdit, State, Target,
+        ByteRange, Changed, Command, CommitEdit, EditBytes, Operation, Outcome, Place, Resolve, RetryEdit, State, Target,
         Temporary, WriteLease,
     },
 };
@@ -103,6 +103,14 @@ impl<'a> Commit<'a> {
             let size = state.status(lease.file).map_or(master.config.block_size, |status| status.block_size);
             (lease, size)
         };
+        let same = complete.derived
+            && complete.dirty.is_empty()
+            && lease.base.is_some_and(|(_, length)| length == complete.length);
+        let changed = match complete.modified {
+            Some(time) => Changed::At(Timestamp(time)),
+            None if same => Changed::Not,
+            None => Changed::Now,
+        };
         let receipt = complete.receipts.into_iter().find(|receipt| receipt.cached || receipt.uploaded);
         let worker = receipt.as_ref().map(|receipt| sender(master, receipt)).transpose()?;
         let held = receipt.iter().filter(|receipt| receipt.cached);
@@ -118,6 +126,7 @@ impl<'a> Commit<'a> {
             go_on,
             sync: complete.sync || asker.durable,
             holders: Vec::new(),
+            changed,
         };
         Ok(Self { master, asker, command, block_size, lease, worker, receipt })
     }

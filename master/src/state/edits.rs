@@ -12,7 +12,9 @@
 //!
 //! A file that loses its last name under an edit lives on for the session that edits it; its versions stay in the cache.
 
-use larder_common::{ErrorKind, FileId, Generation, LeaseId, MountId, Persistence, SessionId, WorkerId, WriteType};
+use larder_common::{
+    ErrorKind, FileId, Generation, LeaseId, MountId, Persistence, SessionId, Timestamp, WorkerId, WriteType,
+};
 
 use crate::namespace::{Flag, Inode};
 
@@ -65,6 +67,20 @@ pub struct CommitEdit {
     pub sync: bool,
     /// Sessions that have the replaced version open and need bytes that they do not hold.
     pub holders: Vec<SessionId>,
+    /// When its content was changed.
+    pub changed: Changed,
+}
+
+/// When the content of a version was changed, as opposed to when that is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Changed {
+    /// With the commit.
+    #[default]
+    Now,
+    /// Then, by the writer's clock; not after the commit.
+    At(Timestamp),
+    /// It is the same as before: it is committed once more to have it on disk.
+    Not,
 }
 
 /// How the bytes of a version get into the under store.
@@ -240,6 +256,18 @@ impl CommitEdit {
     }
 }
 
+impl CommitEdit {
+    /// When the content was changed, and anything of the file.
+    fn times(&self, inode: &Inode, now: Timestamp) -> (Timestamp, Timestamp) {
+        let before = inode.times();
+        match self.changed {
+            Changed::Now => (now, now),
+            Changed::At(time) => (time.min(now), before.changed.max(time.min(now))),
+            Changed::Not => (before.modified, before.changed),
+        }
+    }
+}
+
 impl Plan for CommitEdit {
     fn plan(&self, planner: &mut Planner<'_>) -> Result<Planned, Stop> {
         let state = planner.state;
@@ -258,7 +286,8 @@ impl Plan for CommitEdit {
         let open = if patched || !named { &[][..] } else { &self.holders[..] };
         let (file, generation, length) = (lease.file, lease.generation, self.length);
         let version = Version { file, generation, length, block_size: size, holders, open };
-        planner.commit(version, persistence, through && keeps_orphan(inode, open));
+        let times = self.times(inode, planner.now());
+        planner.commit_at(version, persistence, through && keeps_orphan(inode, open), times);
         let mount = state.mount_of(file).map_or(MountId::ROOT, |mount| mount.id);
         let write_type = if named { record.write_type } else { write_type_number(WriteType::MustCache) };
         let next = LeaseRecord { write_type, ..record.clone() };
@@ -295,7 +324,9 @@ impl Planner<'_> {
         action.sync = commit.sync;
         let beside = self.keep_beside(&mut action, inode, lease.generation);
         let base = lease.base.map_or(lease.generation, |(generation, _)| generation);
-        if let Operation::Publish { expected, .. } = &mut action.operation {
+        let (written, _) = commit.times(inode, self.now());
+        if let Operation::Publish { expected, modified, .. } = &mut action.operation {
+            *modified = written;
             match &record.patched {
                 Some(patched) => *expected = Expected::Inode(patched.into()),
                 // Somebody else's version has come under the name meanwhile: it is kept.
@@ -340,7 +371,7 @@ impl Planner<'_> {
             ranges: ranges.to_vec(),
             length: commit.length,
             mode,
-            modified: self.now(),
+            modified: commit.times(inode, self.now()).0,
         };
         self.lock_inode(file);
         self.lock_names(inode);

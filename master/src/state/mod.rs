@@ -56,7 +56,7 @@ pub use attributes::{RemoveXattr, SetAttributes, SetTime, SetXattr, XattrMode};
 pub use cache::{SetPin, SetPolicy, SetReplication, SetTtl, TtlExpired};
 pub use command::{Command, Context, Place, Request, Target};
 pub use directories::{CreateDirectory, Link, MakeSpecial, Symlink};
-pub use edits::{CommitEdit, EditBytes, EditFile, RetryEdit};
+pub use edits::{Changed, CommitEdit, EditBytes, EditFile, RetryEdit};
 pub use entry::Entry;
 pub use files::{AbandonFile, CompleteFile, CreateComplete, CreateFile, HeldContent, Receipt};
 pub use job_progress::{Progress, Stage, StepDone, StepKey, StepKind};

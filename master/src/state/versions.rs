@@ -1,6 +1,6 @@
 //! Versions of a file's content: who holds one, how it is committed, and how it is published in the under store.
 
-use larder_common::{AttemptId, BlockSize, ErrorKind, FileId, Generation, MountId, Persistence, SessionId};
+use larder_common::{AttemptId, BlockSize, ErrorKind, FileId, Generation, MountId, Persistence, SessionId, Timestamp};
 
 use crate::namespace::{Flag, Inode};
 
@@ -60,15 +60,26 @@ impl Planner<'_> {
 
     /// Commits a version whose durable bytes are as said.
     pub(super) fn commit(&mut self, version: Version<'_>, persistence: Persistence, orphaned: bool) {
-        let now = self.now().0;
+        let now = self.now();
+        self.commit_at(version, persistence, orphaned, (now, now));
+    }
+
+    /// The same, with the times of the last change of content and of anything.
+    pub(super) fn commit_at(
+        &mut self,
+        version: Version<'_>,
+        persistence: Persistence,
+        orphaned: bool,
+        (modified, changed): (Timestamp, Timestamp),
+    ) {
         let open = version.open.iter().map(|session| session.0).collect();
         self.push(SetContent {
             file: version.file.0,
             generation: version.generation.0,
             length: version.length,
             persistence: persistence_number(persistence),
-            modified: now,
-            changed: now,
+            modified: modified.0,
+            changed: changed.0,
             holders: if persistence == Persistence::Persisted { Vec::new() } else { version.holders },
             open,
             orphaned,

@@ -16,7 +16,7 @@ use crate::{
     edits::decisions::{Adrift, Drift, drift},
     master::Master,
     rpc::command,
-    state::{AbandonFile, CommitEdit, EditBytes, WriteLease},
+    state::{AbandonFile, Changed, CommitEdit, EditBytes, WriteLease},
 };
 
 /// How long a worker that may have the bytes is waited for.
@@ -148,6 +148,7 @@ async fn forward(master: &Master, edit: &WriteLease, worker: WorkerSlot) -> Resu
         bytes: EditBytes::Cache,
         go_on: false,
         sync: false,
+        changed: Changed::Now,
         holders: Vec::new(),
     };
     let finished = master.execute(commit).await;

@@ -1,7 +1,7 @@
 //! Edits: one lease a file, version after version, patches that fail, sessions that die, names that go.
 
 use super::*;
-use crate::state::{Closed, EndSession, Expected};
+use crate::state::{Changed, Closed, EndSession, Expected};
 
 impl Machine {
     fn edit(&mut self, file: FileId) -> Result<(LeaseId, Generation)> {
@@ -24,7 +24,7 @@ impl Machine {
     fn commit(&self, lease: LeaseId, length: u64, bytes: EditBytes) -> CommitEdit {
         let receipts = if length == 0 { Vec::new() } else { vec![receipt(length)] };
         let session = Some(self.session);
-        CommitEdit { lease, session, length, receipts, bytes, go_on: false, sync: false, holders: Vec::new() }
+        CommitEdit { lease, session, length, receipts, bytes, go_on: false, sync: false, holders: Vec::new(), changed: Changed::Now }
     }
 
     fn patch(&self, lease: LeaseId, length: u64) -> CommitEdit {

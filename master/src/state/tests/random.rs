@@ -6,7 +6,7 @@ use larder_common::{JobId, JobState};
 
 use super::{
     super::{
-        AdvanceJob, Closed, EndJob, EndSession, Freed, JobStep, MakeSpecial, Persist, PersistFailed, RemoveXattr,
+        AdvanceJob, Changed, Closed, EndJob, EndSession, Freed, JobStep, MakeSpecial, Persist, PersistFailed, RemoveXattr,
         SetPolicy, SetReplication, Stage, StepDone, StepKey, StepKind, SubmitJob,
         entry::{Change, ChangeRecord},
     },
@@ -108,7 +108,9 @@ impl Machine {
             _ => EditBytes::Patch { worker: WorkerId([3; 16]), ranges },
         };
         let session = flag(3).then_some(self.session);
-        CommitEdit { lease, session, length: step.number, receipts, bytes, go_on: flag(4), sync: flag(5), holders }
+        let changed = [Changed::Now, Changed::Not, Changed::At(Timestamp(9))][step.number as usize % 3];
+        let (go_on, sync) = (flag(4), flag(5));
+        CommitEdit { lease, session, length: step.number, receipts, bytes, go_on, sync, holders, changed }
     }
 
     fn other_command(&self, step: &Step) -> Command {
