@@ -27,7 +27,10 @@ use std::{
     fmt,
     ops::Range,
     os::fd::OwnedFd,
-    sync::{Arc, Weak, atomic::AtomicBool},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use larder_common::{
@@ -106,6 +109,8 @@ struct Inner {
     shown: Mutex<Shown>,
     /// What was committed last may not be on the under store's disk.
     unsynced: AtomicBool,
+    /// Whether the file that was taken over last is the one that others had open.
+    in_place: AtomicBool,
 }
 
 /// What the next commit commits.
@@ -143,6 +148,10 @@ impl fmt::Debug for Edit {
 }
 
 impl Place {
+    fn is_in_place(&self) -> bool {
+        matches!(&self.bytes, Content::Local(local) if !local.is_copy())
+    }
+
     fn length(&self) -> Result<u64> {
         match &self.bytes {
             Content::Local(local) => local.length(),
@@ -340,6 +349,7 @@ impl Inner {
             self.core.link.edits.add(lease.id, self);
         }
         self.shown.lock().length = Some(opened.length()?);
+        self.in_place.store(opened.is_in_place(), Ordering::Release);
         *place = Some(opened);
         Ok(())
     }

@@ -40,8 +40,8 @@ impl Server {
     async fn open_to_read(self: &Arc<Self>, node: NodeId) -> Answer<Opening> {
         let (file, generation) = self.version(node)?;
         let opened = self.opened(node);
-        if let Some(work) = opened.as_ref().and_then(|opened| opened.work()) {
-            return self.open_beside(node, &work);
+        if let Some(work) = self.works.get(file) {
+            return self.open_beside(node, &work).await;
         }
         let known = opened.and_then(|opened| opened.backing()).or_else(|| self.backings.get((file, generation)));
         if let Some(backing) = known {
@@ -63,9 +63,12 @@ impl Server {
     }
 
     /// A reader of what is being written.
-    fn open_beside(self: &Arc<Self>, node: NodeId, work: &Work) -> Answer<Opening> {
-        let opened = self.opened(node).ok_or(Errno::STALE)?;
-        let mut status = opened.status();
+    async fn open_beside(self: &Arc<Self>, node: NodeId, work: &Work) -> Answer<Opening> {
+        let mut status = match self.opened(node) {
+            Some(opened) => opened.status(),
+            None => self.nodes.status(work.file).await.map_err(gone)?.status,
+        };
+        self.observe(node, status.generation)?;
         work.overlay(&mut status);
         let claim = self.claim(node, &status, Access::Read, None)?;
         Ok(self.opened_to_read(claim, None))
@@ -187,7 +190,7 @@ impl Server {
             Handle::Reader(claim, kept) => (claim, kept),
             Handle::Through(_) | Handle::Directory(_) => return Err(Errno::BAD_HANDLE),
         };
-        if let Some(work) = claim.opened.work() {
+        if let Some(work) = self.work_on(&claim.opened) {
             return work.read(offset, size).await;
         }
         let file = self.newest(&claim.opened, kept).await?;
@@ -282,10 +285,11 @@ impl Server {
             if place.is_none() && work.is_draft() && work.is_dirty() {
                 return self.check_unnamed(opened).await;
             }
-            let last = self.works.users(opened.file) == 1;
+            // What the kernel reads beside is the file that is written only as long as it is not given back.
+            let last = self.works.users(opened.file) == 1 && !self.beside.has(opened.file);
             match work.commit(place.clone(), durable, last).await {
                 Ok(committed) => {
-                    self.committed(opened, committed);
+                    self.committed(opened, work, committed);
                     return Ok(());
                 }
                 // The name means something else by now: another one may do.
@@ -304,8 +308,9 @@ impl Server {
         }
     }
 
-    fn committed(&self, opened: &Opened, committed: Option<FileStatus>) {
+    fn committed(&self, opened: &Opened, work: &Work, committed: Option<FileStatus>) {
         let Some(status) = committed else { return };
+        self.beside.committed(work, &status);
         self.table.lock().wrote(opened.node, status.generation);
         opened.set_status(|known| {
             if status.generation > known.generation {
@@ -345,9 +350,13 @@ impl Server {
         table.set_writing(node, false);
     }
 
-    /// Somebody writes a file no more. What is still held of it then is ended in the background.
+    /// Somebody has closed a file. What is still held of it when nobody writes it, and nobody sees what is written, is ended in
+    /// the background.
     pub(crate) fn left(self: &Arc<Self>, file: FileId) {
-        let Some(held) = self.works.leave(file) else { return };
+        if self.beside.has(file) {
+            return;
+        }
+        let Some(held) = self.works.ended(file) else { return };
         let server = Arc::clone(self);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.works.give_up(file) };
         runtime.spawn(async move {
@@ -394,7 +403,7 @@ impl Server {
         let offset = u64::try_from(offset).map_err(|_| Errno(libc::ENXIO))?;
         let handle = self.handle(handle)?;
         let opened = &handle.claim().ok_or(Errno::BAD_HANDLE)?.opened;
-        if let Some(work) = opened.work() {
+        if let Some(work) = self.work_on(opened) {
             return work.seek(offset, hole).await.map(u64::cast_signed);
         }
         let length = opened.status().length;
@@ -404,8 +413,20 @@ impl Server {
         }
     }
 
+    /// Two nodes of one file: that the ranges meet the kernel cannot see.
+    fn check_overlap(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Answer<()> {
+        let (source, target) = (self.handle(from.0)?, self.handle(to.0)?);
+        let (Some(source), Some(target)) = (source.claim(), target.claim()) else { return Err(Errno::BAD_HANDLE) };
+        let apart = from.1.abs_diff(to.1) >= length;
+        match source.opened.file == target.opened.file && !apart {
+            true => Err(Errno::INVALID),
+            false => Ok(()),
+        }
+    }
+
     /// `COPY_FILE_RANGE`.
     pub(crate) async fn copy(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Answer<u32> {
+        self.check_overlap(from, to, length)?;
         if matches!(&*self.handle(from.0)?, Handle::Through(_)) {
             // The kernel reads the source itself, and then writes what it has read; after this answer it does.
             return Err(Errno::CROSSES);

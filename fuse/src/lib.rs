@@ -9,6 +9,7 @@
 
 mod attributes;
 mod backing;
+mod beside;
 mod directories;
 mod draft;
 mod errno;

@@ -214,8 +214,8 @@ impl Server {
                 return work.change(Change::Length(size)).await;
             }
             if opened.is_passed_through() {
-                // Who reads it in the kernel would not see it: it goes on at a new node.
-                self.table.lock().outdate(node);
+                // The kernel reads it: the change goes on at a new node.
+                self.outdate(&opened);
                 return Err(Errno::STALE);
             }
         }

@@ -129,7 +129,8 @@ impl Server {
         let whole = backing.is_some() || state.backing.is_some();
         let way = state.mode.decide(access, Offer { whole, in_place: false, unseen: false });
         if way == Way::Elsewhere {
-            self.table.lock().outdate(node);
+            drop(state);
+            self.outdate(&opened);
             return Err(Errno::STALE);
         }
         let writes = access.writes();
@@ -145,6 +146,20 @@ impl Server {
         drop(state);
         opens.insert(node, Arc::clone(&opened));
         Ok(Claim { server: Arc::clone(self), opened, way, writes })
+    }
+}
+
+impl Server {
+    /// Whoever opens this node from now on gets another one; the kernel reads for its handles, and what they see of its file
+    /// changes without it.
+    pub(crate) fn outdate(&self, opened: &Arc<Opened>) {
+        self.table.lock().outdate(opened.node);
+        self.beside.add(opened);
+        if let Some(device) = self.device()
+            && let Err(error) = device.invalidate_attributes(opened.node)
+        {
+            tracing::debug!(%error, node = opened.node, "attributes could not be dropped");
+        }
     }
 }
 
@@ -165,13 +180,20 @@ impl Drop for Claim {
             unused = state.backing.take();
             opens.remove(&node);
         }
-        let nameless = state.mode == Mode::Idle && state.status.links == 0;
+        let idle = state.mode == Mode::Idle;
+        let nameless = idle && state.status.links == 0;
         drop(state);
         self.server.table.lock().close(node);
         drop(opens);
         // Its end is a system call.
         drop(unused);
         if self.writes {
+            self.server.works.leave(self.opened.file);
+        }
+        if idle {
+            self.server.beside.gone(&self.opened);
+        }
+        if self.writes || idle {
             self.server.left(self.opened.file);
         }
         if nameless && self.server.opened_file(self.opened.file).is_none() {

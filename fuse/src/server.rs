@@ -23,13 +23,14 @@ use rustc_hash::FxHashMap;
 use crate::{
     attributes::{Timeouts, View},
     backing::Registry,
+    beside::Beside,
     errno::{Answer, Errno},
     nodes::{NodeId, Seen, Table},
     opened::{Handle, Opened},
     options::MountOptions,
     transport::{Backing, Device},
     unopened::Unopened,
-    work::Tools,
+    work::{Tools, Work},
     works::Works,
 };
 
@@ -66,6 +67,8 @@ pub(crate) struct Server {
     pub(crate) tools: Tools,
     /// The files that are being changed.
     pub(crate) works: Works,
+    /// What the kernel reads of them beside.
+    pub(crate) beside: Arc<Beside>,
     pub(crate) clock: Arc<dyn Clock>,
     last_handle: AtomicU64,
     /// What is read without having been opened.
@@ -84,8 +87,14 @@ impl Server {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { nodes, root, options, backing_ids, scratch, clock } = parts;
         let backings = Arc::new(Registry::new(backing_ids));
-        let tools =
-            Tools { nodes: nodes.clone(), backings: Arc::clone(&backings), scratch, clock: Arc::clone(&clock) };
+        let beside = Arc::<Beside>::default();
+        let tools = Tools {
+            nodes: nodes.clone(),
+            backings: Arc::clone(&backings),
+            beside: Arc::clone(&beside),
+            scratch,
+            clock: Arc::clone(&clock),
+        };
         Arc::new(Self {
             nodes,
             table: Mutex::new(Table::new(root)),
@@ -98,6 +107,7 @@ impl Server {
             view: View::new(&options),
             tools,
             works: Works::default(),
+            beside,
             clock,
             last_handle: AtomicU64::new(0),
             unopened: Unopened::default(),
@@ -170,11 +180,24 @@ impl Server {
 
     /// What this mount has changed and not committed is seen here at once.
     pub(crate) fn overlay(&self, node: NodeId, status: &mut FileStatus, mut timeouts: Timeouts) -> Timeouts {
-        if let Some(work) = self.opened(node).and_then(|opened| opened.work()) {
+        let work = match self.opened(node) {
+            Some(opened) => self.work_on(&opened),
+            None => self.works.get(status.id),
+        };
+        if let Some(work) = work {
             work.overlay(status);
             timeouts.attributes = std::time::Duration::ZERO;
         }
         timeouts
+    }
+
+    /// What is being changed of the file that the handles of a node have. Those of an outdated node have it if the kernel reads
+    /// what is changed, and else keep what they have.
+    pub(crate) fn work_on(&self, opened: &Opened) -> Option<Arc<Work>> {
+        let work = self.works.get(opened.file)?;
+        let outdated = self.table.lock().get(opened.node).is_none_or(|record| record.outdated);
+        let has = !outdated || opened.work().is_some() || (opened.is_passed_through() && work.is_in_place());
+        has.then_some(work)
     }
 
     /// `LOOKUP`.

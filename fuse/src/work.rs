@@ -20,6 +20,7 @@ use tokio::sync::RwLock;
 
 use crate::{
     backing::Registry,
+    beside::Beside,
     draft::Draft,
     errno::{Answer, Errno},
     transport::Backing,
@@ -57,6 +58,7 @@ enum Core {
 pub(crate) struct Tools {
     pub(crate) nodes: Nodes,
     pub(crate) backings: Arc<Registry<Backing>>,
+    pub(crate) beside: Arc<Beside>,
     pub(crate) scratch: PathBuf,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -119,6 +121,11 @@ impl Work {
             Core::Edit(edit) => edit.pending().is_some(),
             Core::Draft(draft) => draft.is_dirty(),
         }
+    }
+
+    /// Whether it is the file that is changed which the kernel may read beside, and no copy of it.
+    pub(crate) fn is_in_place(&self) -> bool {
+        matches!(&*self.shown.lock(), Core::Edit(edit) if edit.is_in_place())
     }
 
     /// Whether there is anything that is not committed.
@@ -238,7 +245,8 @@ impl Work {
     async fn edit(&self, truncate: bool) -> Result<Core> {
         let Tools { nodes, backings, clock, .. } = &self.tools;
         let options = EditOptions {
-            truncate,
+            // Whoever has the file open sees that it was cut, as on a disk.
+            truncate: truncate && !self.tools.beside.has(self.file),
             write_type: Some(nodes.write_type()),
             shared: true,
             clock: Some(Arc::clone(clock)),

@@ -34,12 +34,11 @@ impl Works {
         self.0.lock().get(&file).map_or(0, |(_, users)| *users)
     }
 
-    /// One uses it no more. Gives it to whoever was the last one, if there is something to be ended.
-    pub(crate) fn leave(&self, file: FileId) -> Option<Arc<Work>> {
+    /// One uses it no more.
+    pub(crate) fn leave(&self, file: FileId) {
         if let Some((_, users)) = self.0.lock().get_mut(&file) {
             *users = users.saturating_sub(1);
         }
-        self.ended(file)
     }
 
     /// Takes it out if nobody uses it; gives it back if it must be ended first.

@@ -57,6 +57,8 @@ fn mounted() -> Result<(Cluster, Mount)> {
 /// Runs a program to its end within the patience, and says whether it succeeded and what it printed.
 fn run(program: impl AsRef<OsStr>, arguments: &[&OsStr], directory: &Path) -> Result<(bool, String)> {
     let output = tempfile::NamedTempFile::new()?;
+    // One place in the file for both, so that neither writes over the other.
+    let printed = output.reopen()?;
     let status = Command::new("timeout")
         .args(["--signal=KILL", &PATIENCE.as_secs().to_string()])
         .arg(program)
@@ -64,8 +66,8 @@ fn run(program: impl AsRef<OsStr>, arguments: &[&OsStr], directory: &Path) -> Re
         .current_dir(directory)
         .env("HOME", directory)
         .stdin(Stdio::null())
-        .stdout(output.reopen()?)
-        .stderr(output.reopen()?)
+        .stdout(printed.try_clone()?)
+        .stderr(printed)
         .status()?;
     let bytes = fs::read(output.path())?;
     Ok((status.success(), String::from_utf8_lossy(&bytes).into_owned()))

@@ -45,6 +45,7 @@ impl Core {
     fn begun(self: &Arc<Self>, mut target: Target, options: EditOptions, place: Place, status: FileStatus) -> Edit {
         target.id = status.id;
         let lease = place.base.lock().lease.as_ref().map(|lease| lease.id);
+        let in_place = AtomicBool::new(place.is_in_place());
         let shown = Shown { length: place.length().ok(), modified: None };
         let inner = Arc::new(Inner {
             core: Arc::clone(self),
@@ -59,6 +60,7 @@ impl Core {
             shown: Mutex::new(shown),
             // Nobody knows how what is there was written.
             unsynced: AtomicBool::new(true),
+            in_place,
         });
         if let Some(lease) = lease {
             self.link.edits.add(lease, &inner);

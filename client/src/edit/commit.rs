@@ -1,6 +1,9 @@
 //! Commits of an edit: sealed at the worker, committed by the master, and on with the next generation or the end.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use larder_common::{Error, ErrorKind, FileStatus, Result};
 use larder_proto::v1::{self, command::What};
@@ -10,6 +13,10 @@ use crate::{
     calls::{How, Outcome, WriteLease},
     retry::Deadline,
 };
+
+/// A commit may take so much longer than another call: a whole file is summed and put into the under store, at least so many
+/// bytes a millisecond.
+const SLOWEST: u64 = 16 << 10;
 
 /// What a commit has taken; it is dirty again unless the commit is done.
 struct Taken<'a> {
@@ -34,7 +41,7 @@ impl Inner {
         if self.place.read().await.is_none() && !(sync && self.unsynced.load(Ordering::Acquire)) {
             return self.core.link.check_process();
         }
-        let again = self.with(async |place, deadline| self.commit(place, true, sync, deadline).await).await?;
+        let again = self.with(async |place, _| self.commit(place, true, sync).await).await?;
         if !again {
             // Another process wants the lease.
             self.give_up().await?;
@@ -43,8 +50,10 @@ impl Inner {
     }
 
     /// Commits. Answers whether the lease goes on.
-    pub(super) async fn commit(&self, place: &Place, go_on: bool, sync: bool, deadline: Deadline) -> Result<bool> {
+    pub(super) async fn commit(&self, place: &Place, go_on: bool, sync: bool) -> Result<bool> {
         let _gate = self.gate.lock().await;
+        let longer = Duration::from_millis(place.length()? / SLOWEST);
+        let deadline = Deadline::after(self.core.config.timeout + longer);
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let mut taken = Taken { inner: self, dirty, done: false };
         let committed = self.commit_dirty(place, &taken.dirty, go_on, sync, deadline).await?;
@@ -148,12 +157,12 @@ impl Inner {
     /// Commits what is written and gives the lease up, with the file at the worker.
     pub(super) async fn give_up(&self) -> Result<()> {
         self.core.link.check_process()?;
-        let deadline = self.core.link.deadline();
         let mut held = self.place.write().await;
         let Some(place) = held.as_ref() else { return Ok(()) };
-        let goes_on = self.commit(place, false, false, deadline).await.map_err(|error| self.target.named(error))?;
+        let goes_on = self.commit(place, false, false).await.map_err(|error| self.target.named(error))?;
         let Some(Place { bytes, base }) = held.take() else { return Ok(()) };
         *self.shown.lock() = Shown::default();
+        let deadline = self.core.link.deadline();
         let ended = match bytes {
             Content::Local(local) => local.end(deadline).await.map(drop),
             Content::Remote(remote) => remote.end(deadline).await,

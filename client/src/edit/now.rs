@@ -4,6 +4,8 @@
 //! matters where a commit ends: its status is set before what is pending is taken back, so that who asks for what is pending
 //! first and for the status then finds each change in one of the two.
 
+use std::sync::atomic::Ordering;
+
 use larder_common::{Error, ErrorKind, Result, Timestamp};
 
 use super::{Content, Edit, Place};
@@ -42,9 +44,7 @@ impl Edit {
     /// Whether who had the file open in this process before, and asked for [`super::EditOptions::shared`], sees what is written.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        let place = self.0.place.try_read();
-        let is_shared = |place: &Place| matches!(&place.bytes, Content::Local(local) if !local.is_copy());
-        place.is_ok_and(|place| place.as_ref().is_some_and(is_shared))
+        self.0.in_place.load(Ordering::Acquire)
     }
 
     /// As [`Edit::write_at`], where that needs no message; `None`: it does, and nothing was written.

@@ -41,6 +41,8 @@ use crate::{
 const REQUEST: u32 = 1 << 20;
 /// Requests that the kernel sends ahead, as read-ahead, at most.
 const BACKGROUND: u16 = 64;
+/// A commit may put a large file into the under store. Each of its steps has a deadline of its own, and this is above all of them.
+const COMMIT: Duration = Duration::from_secs(900);
 /// The protocol's minor version that has `FUSE_NOTIFY_INC_EPOCH`.
 const EPOCH_MINOR: u32 = 44;
 
@@ -65,13 +67,16 @@ impl Kernel {
 
     /// Begins a request here, and goes on with it as a task if it has to wait.
     fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.run_within(self.deadline, work);
+    }
+
+    fn run_within(&self, deadline: Duration, work: impl Future<Output = ()> + Send + 'static) {
         let mut work = Box::pin(work);
         let _inside = self.runtime.enter();
         let begun = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
         match begun {
             Ok(Poll::Ready(())) => {}
             Ok(Poll::Pending) => {
-                let deadline = self.deadline;
                 self.runtime.spawn(async move {
                     if tokio::time::timeout(deadline, work).await.is_err() {
                         tracing::error!("a request of the kernel was not answered in time");
@@ -123,6 +128,19 @@ impl Kernel {
         W: Future<Output = Answer<()>> + Send + 'static,
     {
         self.later(reply, work, |_, reply, ()| reply.ok());
+    }
+
+    /// Answers when a commit is done.
+    fn commit<W>(&self, reply: ReplyEmpty, work: W)
+    where
+        W: Future<Output = Answer<()>> + Send + 'static,
+    {
+        self.run_within(self.deadline.max(COMMIT), async move {
+            match work.await {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.refuse(errno),
+            }
+        });
     }
 
     fn server(&self) -> Arc<Server> {
@@ -398,12 +416,12 @@ impl Filesystem for Kernel {
 
     fn flush(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let server = self.server();
-        self.empty(reply, async move { server.commit_handle(handle.0, false).await });
+        self.commit(reply, async move { server.commit_handle(handle.0, false).await });
     }
 
     fn fsync(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
         let server = self.server();
-        self.empty(reply, async move { server.commit_handle(handle.0, true).await });
+        self.commit(reply, async move { server.commit_handle(handle.0, true).await });
     }
 
     fn release(
@@ -417,7 +435,7 @@ impl Filesystem for Kernel {
         reply: ReplyEmpty,
     ) {
         let server = self.server();
-        self.empty(reply, async move { server.release(handle.0).await });
+        self.commit(reply, async move { server.release(handle.0).await });
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -143,10 +143,19 @@ impl Scan<'_> {
         let welcome = page.entries.iter().filter(|(name, status)| {
             !naming::is_hidden(name.as_bytes()) && self.shared.is_welcome(self.mount, &self.object, name, &status.kind)
         });
-        let hidden =
-            |name: &Name| self.shared.ledger.child(self.directory, name.as_bytes()).is_some_and(|k| k.mount_point);
-        let shown = welcome.filter(|(name, _)| !hidden(name));
-        shown.map(|(name, status)| identity::seen(name.clone(), status.clone())).collect()
+        let seen = welcome.filter_map(|(name, status)| {
+            let known = self.shared.ledger.child(self.directory, name.as_bytes());
+            if known.as_ref().is_some_and(|known| known.mount_point) {
+                return None;
+            }
+            let mut seen = identity::seen(name.clone(), status.clone());
+            if let Some(known) = known.filter(|known| known.directory) {
+                let path = naming::relative(&self.object.join(name).ok()?);
+                seen.times = self.shared.echoes.heard(self.mount.row().id, &path.0, known.times, seen.times);
+            }
+            Some(seen)
+        });
+        seen.collect()
     }
 
     /// What the state knows to be in the store, in a range of names.

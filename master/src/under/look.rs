@@ -84,7 +84,10 @@ pub(super) async fn look_now(shared: &Shared, spot: &Spot, deadline: Instant) ->
         let known = shared.ledger.child(spot.directory, spot.name.as_bytes());
         let begun = shared.now();
         let found = present(spot.mount.call(deadline, store.status(&path)).await)?;
-        let found = found.filter(|status| shared.is_welcome(&spot.mount, &directory, &spot.name, &status.kind));
+        let mut found = found.filter(|status| shared.is_welcome(&spot.mount, &directory, &spot.name, &status.kind));
+        if let (Some(known), Some(status)) = (known.as_ref().filter(|known| known.directory), &mut found) {
+            status.times = shared.echoes.heard(spot.mount.row().id, &below.0, known.times, status.times);
+        }
         look_again_if_young(shared, spot, found.as_ref());
         let Some(command) = difference(spot, known.as_ref(), found.as_ref()) else {
             if !shared.changes.is_good(stamp) {

@@ -14,6 +14,7 @@
 //! what is said of mounts and proofs.
 
 pub mod changes;
+mod echoes;
 mod flights;
 pub mod freshness;
 mod hands;

@@ -23,6 +23,7 @@ use super::{
     ledger::{Ledger, MountRow, known_at},
     loader,
     look::{self, Sight, Spot},
+    echoes::Echoes,
     looks::Looks,
     mount::{LiveMount, Opener, Terms},
     mounts::Mounts,
@@ -71,6 +72,7 @@ pub(super) struct Shared {
     pub(super) mounts: Mounts,
     pub(super) changes: Changes,
     pub(super) looks: Looks,
+    pub(super) echoes: Echoes,
     pub(super) flights: Flights<FileId>,
     opener: Arc<dyn Opener>,
     watched: Mutex<BTreeMap<MountId, Arc<Watched>>>,
@@ -232,6 +234,7 @@ impl UnderStores {
             mounts: Mounts::new(terms, settings.freshness),
             changes: Changes::default(),
             looks: Looks::default(),
+            echoes: Echoes::default(),
             flights: Flights::default(),
             opener,
             watched: Mutex::default(),
@@ -484,6 +487,7 @@ impl UnderStores {
         };
         self.shared.changes.begin(intent, &action, self.shared.is_tree(&mount, &action));
         let result = publisher::act(&mount, &*self.shared.ledger, (intent, &action), deadline).await;
+        self.shared.echoes.over(&action, self.shared.clock.now());
         match &result {
             Some(result) => self.shared.after(&action, result),
             None => drop(tokio::spawn(settler::settle(Arc::clone(&self.shared), intent, action))),
