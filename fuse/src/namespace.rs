@@ -161,7 +161,13 @@ impl Server {
         self.attributes(node).await
     }
 
-    async fn change(self: &Arc<Self>, caller: &Caller, file: FileId, node: NodeId, asked: AttributeChanges) -> Answer<()> {
+    async fn change(
+        self: &Arc<Self>,
+        caller: &Caller,
+        file: FileId,
+        node: NodeId,
+        asked: AttributeChanges,
+    ) -> Answer<()> {
         let opened = self.opened(node);
         if let Some(opened) = opened.as_ref().filter(|_| asked.modified.is_some())
             && let Some(work) = opened.work()

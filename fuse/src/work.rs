@@ -233,7 +233,7 @@ impl Work {
         let next = match &*core {
             Core::Idle if idle => self.edit(truncate).await?,
             Core::Edit(edit) if !idle => {
-                tracing::debug!(file = %self.file, "a file has no room in the tier, and is written as a whole from now on");
+                tracing::info!(file = %self.file, "a file has no room in the tier, and is written as a whole from now on");
                 self.draft(&edit.clone().close().await?)?
             }
             _ => return Ok(()),
@@ -263,8 +263,12 @@ impl Work {
                 Err(error) if error.kind() == ErrorKind::Busy && tokio::time::Instant::now() < until => {
                     tokio::time::sleep(PAUSE).await;
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound => return self.draft(&self.begun),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    tracing::info!(file = %self.file, "a file that is no more is written for its handles only");
+                    return self.draft(&self.begun);
+                }
                 Err(error) if error.kind() == ErrorKind::NoSpace && self.may_draft() => {
+                    tracing::info!(%error, file = %self.file, "a file is written as a whole");
                     let status = nodes.status(self.file).await?.status;
                     return self.draft(&status);
                 }
@@ -422,7 +426,8 @@ mod tests {
         assert_eq!(allocation(libc::FALLOC_FL_PUNCH_HOLE | KEEP), Ok(Allocate::Punch));
         assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE | KEEP), Ok(Allocate::Punch));
         assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE), Ok(Allocate::Zero));
-        for unknown in [libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE | KEEP] {
+        for unknown in [libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE | KEEP]
+        {
             assert_eq!(allocation(unknown), Err(Errno(libc::EOPNOTSUPP)));
         }
         assert_eq!(check(&Change::Allocate(0, 5, 0)), Err(Errno::INVALID));

@@ -31,13 +31,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[(
     "skipped by the suite: the C library answers pathconf(_PC_LINK_MAX) from a table of file systems and knows none of FUSE",
 )];
 
-/// Groups of tests that fail on a mount now and then, each with its reason: their verdicts are not compared.
-const UNSTEADY: &[(&str, &str)] = &[(
-    "link::unchanged_ctime_fails::",
-    "seen to fail in about one run of ten on a busy machine: a time of the new file or of its directory is not settled yet \
-     when it is first asked; the cause has not been found",
-)];
-
 /// Operations of `fsx` for each seed, unless `LARDER_FSX_OPERATIONS` says more.
 const FSX_OPERATIONS: &str = "1000";
 
@@ -116,7 +109,6 @@ fn every_test_of_pjdfstest_that_passes_on_the_under_store_passes_on_a_mount() ->
     ensure!(passing.clone().count() > 200, "the suite did not run on the plain directory: {expected:?}");
     let worse: Vec<_> = passing
         .filter(|(name, _)| found.get(*name).is_none_or(|verdict| verdict != "ok"))
-        .filter(|(name, _)| !UNSTEADY.iter().any(|(group, _)| name.starts_with(group)))
         .filter(|(name, _)| !EXCEPTIONS.iter().any(|(exception, _)| exception == name))
         .map(|(name, _)| name)
         .collect();

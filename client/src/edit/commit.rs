@@ -129,13 +129,7 @@ impl Inner {
         }
     }
 
-    async fn goes_on(
-        &self,
-        place: &Place,
-        created: v1::Created,
-        lease: WriteLease,
-        length: u64,
-    ) -> Result<bool> {
+    async fn goes_on(&self, place: &Place, created: v1::Created, lease: WriteLease, length: u64) -> Result<bool> {
         *self.status.lock() = FileStatus::try_from(created.status.unwrap_or_default())?;
         let old = {
             let mut base = place.base.lock();

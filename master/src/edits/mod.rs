@@ -31,8 +31,8 @@ use crate::{
     rpc::{answer, command},
     sessions::Touched,
     state::{
-        ByteRange, Changed, Command, CommitEdit, EditBytes, Operation, Outcome, Place, Resolve, RetryEdit, State, Target,
-        Temporary, WriteLease,
+        ByteRange, Changed, Command, CommitEdit, EditBytes, Operation, Outcome, Place, Resolve, RetryEdit, State,
+        Target, Temporary, WriteLease,
     },
 };
 

@@ -75,8 +75,7 @@ mod tests {
             directory: false,
             orphan: None,
         };
-        let action =
-            UnderAction { mount: MOUNT, directories: Vec::new(), destroy: Vec::new(), operation, sync: false };
+        let action = UnderAction { mount: MOUNT, directories: Vec::new(), destroy: Vec::new(), operation, sync: false };
         echoes.over(&action, over);
         assert_eq!(heard(b"d", 1_100_000_000), planned.0);
         assert_eq!(heard(b"d", 990_000_000), planned.0, "stamped by the last tick");

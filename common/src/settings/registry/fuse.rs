@@ -29,7 +29,7 @@ group! {
     kernel_features: Vec<String> = Setting::named("fuse.kernel.features").default("all");
     /// Threads that read the kernel's requests. None of them waits for anything, so that few are enough.
     threads: NonZeroUsize = Setting::named("fuse.threads").default("4");
-    /// Where files are kept while they are changed through a mount, without a name: as much as is being changed. The system's
+    /// Where files that outgrow the worker's tier are kept while they are written through a mount, without a name. The system's
     /// directory for temporary files, if not set.
     scratch: Option<PathBuf> = Setting::named("fuse.scratch.folder");
     /// The port of the mount's `/health`, `/ready` and `/metrics`.

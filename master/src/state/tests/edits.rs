@@ -24,7 +24,17 @@ impl Machine {
     fn commit(&self, lease: LeaseId, length: u64, bytes: EditBytes) -> CommitEdit {
         let receipts = if length == 0 { Vec::new() } else { vec![receipt(length)] };
         let session = Some(self.session);
-        CommitEdit { lease, session, length, receipts, bytes, go_on: false, sync: false, holders: Vec::new(), changed: Changed::Now }
+        CommitEdit {
+            lease,
+            session,
+            length,
+            receipts,
+            bytes,
+            go_on: false,
+            sync: false,
+            holders: Vec::new(),
+            changed: Changed::Now,
+        }
     }
 
     fn patch(&self, lease: LeaseId, length: u64) -> CommitEdit {

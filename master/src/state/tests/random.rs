@@ -6,8 +6,8 @@ use larder_common::{JobId, JobState};
 
 use super::{
     super::{
-        AdvanceJob, Changed, Closed, EndJob, EndSession, Freed, JobStep, MakeSpecial, Persist, PersistFailed, RemoveXattr,
-        SetPolicy, SetReplication, Stage, StepDone, StepKey, StepKind, SubmitJob,
+        AdvanceJob, Changed, Closed, EndJob, EndSession, Freed, JobStep, MakeSpecial, Persist, PersistFailed,
+        RemoveXattr, SetPolicy, SetReplication, Stage, StepDone, StepKey, StepKind, SubmitJob,
         entry::{Change, ChangeRecord},
     },
     *,
