@@ -20,7 +20,7 @@ use larder_proto::{
         workers_server::WorkersServer,
     },
 };
-use larder_ufs::{Credentials, OpenOptions, UnderStore};
+use larder_ufs::{Credentials, OpenOptions, UnderStore, measured::Measured, seconds::Seconds};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
@@ -266,8 +266,11 @@ impl Opener for StoreOpener {
             credentials: self.credentials.clone(),
             ..OpenOptions::new(self.cluster)
         };
-        let uri = mount.uri.clone();
-        Box::pin(async move { larder_ufs::open(&uri, options).await })
+        let (uri, path) = (mount.uri.clone(), mount.path.to_string());
+        Box::pin(async move {
+            let store = larder_ufs::open(&uri, options).await?;
+            Ok(Arc::new(Measured::around(store, Arc::new(Seconds::of(path)))) as _)
+        })
     }
 }
 

@@ -16,9 +16,15 @@ use std::{
 use arc_swap::ArcSwapOption;
 use larder_common::{Error, ErrorKind, Result};
 use tonic::{body::Body, codegen::http, metadata::MetadataMap, service::Routes, transport::Endpoint};
-use tower::Service;
+use tower::{
+    Service,
+    layer::util::{Identity, Stack},
+};
 
-use crate::Greeting;
+use crate::{
+    Greeting,
+    timed::{self, Timed},
+};
 
 /// The longest message that is taken, apart from streams of frames; in bytes.
 pub const MESSAGE_MAX: usize = 64 << 20;
@@ -104,10 +110,11 @@ fn tune(endpoint: Endpoint) -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
-/// The same tuning for a server.
+/// The same tuning for a server, whose answers are timed.
 #[must_use]
-pub fn server() -> tonic::transport::Server {
+pub fn server() -> tonic::transport::Server<Stack<Timed, Identity>> {
     tonic::transport::Server::builder()
+        .layer(Timed)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -138,7 +145,8 @@ impl Service<http::Request<Body>> for Channel {
                 Box::pin(async { reply.await.map_err(Into::into) })
             }
             To::Here(routes) => {
-                let reply = routes.call(request);
+                let name = timed::name(request.uri().path()).to_owned();
+                let reply = timed::timed(name, routes.call(request));
                 Box::pin(async { reply.await.map_err(never) })
             }
         }

@@ -9,6 +9,7 @@
 //! - [`grant`]: what a worker may serve, signed by the master.
 //! - [`dial`], [`data`]: the only places that open connections to servers.
 //! - [`data`]: bytes of blocks to and from workers, over connections of their own.
+//! - [`timed`]: how long servers take to answer.
 //! - [`shortcircuit`]: packets and descriptors over the unix socket.
 
 pub mod convert;
@@ -18,6 +19,7 @@ pub mod failure;
 pub mod grant;
 pub mod greeting;
 pub mod shortcircuit;
+pub mod timed;
 
 /// Generated from the `.proto` files of this crate.
 #[allow(missing_docs, clippy::all, clippy::large_futures, unreachable_pub)]

@@ -28,9 +28,14 @@ pub trait Layer: Debug + Send + Sync + 'static {
         inner
     }
 
-    /// Whether fetches concern it. If not, those in a row pass by it; else each is made by itself.
+    /// Whether fetches concern it. If not, those in a row pass by it.
     fn sees_fetches(&self) -> bool {
         true
+    }
+
+    /// One of the fetches in a row, with this layer around it; `None`: each is to be made by itself.
+    fn errand(&self, errand: &Arc<dyn Errand>) -> Option<Arc<dyn Errand>> {
+        (!self.sees_fetches()).then(|| Arc::clone(errand))
     }
 
     /// Sees the bytes of a fetch.
@@ -108,7 +113,8 @@ impl<L: Layer> UnderStore for Layered<L> {
     }
 
     fn fetch_row(&self, row: &[Arc<dyn Errand>]) -> Option<BoxFuture<'static, Result<()>>> {
-        if self.layer.sees_fetches() { None } else { self.inner.fetch_row(row) }
+        let row: Option<Vec<_>> = row.iter().map(|errand| self.layer.errand(errand)).collect();
+        self.inner.fetch_row(&row?)
     }
 
     fn fetch_temporary<'a>(

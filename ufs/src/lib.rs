@@ -19,6 +19,7 @@ pub mod read_only;
 pub mod registry;
 pub mod remote;
 pub mod row;
+pub mod seconds;
 pub mod store;
 pub mod throttled;
 pub mod union;

@@ -30,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// What must be known to open the store of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountSpec {
+    /// Where it is in the namespace, for metrics.
+    pub path: String,
     /// Which cluster's private directory is used in it.
     pub cluster: ClusterId,
     /// Where it is.
@@ -126,7 +128,8 @@ impl Mounts {
 
     fn mount(&self, info: v1::MountInfo) -> Mount {
         let options = info.options.into_iter().collect();
-        let spec = MountSpec { cluster: self.cluster, uri: info.uri, options, read_only: info.read_only };
+        let path = String::from_utf8_lossy(&info.path).into_owned();
+        let spec = MountSpec { path, cluster: self.cluster, uri: info.uri, options, read_only: info.read_only };
         Mount::new(spec, self.opener.clone(), self.fetches)
     }
 

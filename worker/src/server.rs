@@ -12,7 +12,7 @@ use larder_common::{
     settings,
 };
 use larder_proto::{Channel, Greeting, convert::WorkerAddress, data::Buffers, greeting};
-use larder_ufs::{BoxFuture, Credentials, OpenOptions, UnderStore};
+use larder_ufs::{BoxFuture, Credentials, OpenOptions, UnderStore, measured::Measured, seconds::Seconds};
 use parking_lot::RwLock;
 use tokio::{
     net::TcpListener,
@@ -98,7 +98,10 @@ impl OpenStore for BuiltIn {
             credentials: self.credentials.clone(),
             ..OpenOptions::new(mount.cluster)
         };
-        Box::pin(larder_ufs::open(&mount.uri, options))
+        Box::pin(async move {
+            let store = larder_ufs::open(&mount.uri, options).await?;
+            Ok(Arc::new(Measured::around(store, Arc::new(Seconds::of(mount.path.clone())))) as _)
+        })
     }
 }
 
