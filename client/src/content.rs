@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use larder_common::{BlockSize, FileId, FileStatus, FsPath, Generation, Result};
+use larder_common::{BlockSize, Error, ErrorKind, FileId, FileStatus, FsPath, Generation, Result};
 use larder_proto::v1;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -40,10 +40,32 @@ pub(crate) struct Access {
     pub(crate) places: Places,
 }
 
+/// Why bytes come as a stream: as worker's counters know it, and in words.
+#[derive(Clone, Debug)]
+pub(crate) struct Why {
+    pub(crate) code: v1::WhyStreamed,
+    pub(crate) reason: String,
+}
+
+impl Why {
+    pub(crate) fn new(code: v1::WhyStreamed, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+
+    /// The worker gave no lease.
+    pub(crate) fn not_leased(error: &Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::NoSpace => v1::WhyStreamed::NotKept,
+            _ => v1::WhyStreamed::NotLeased,
+        };
+        Self::new(code, format!("the worker leases no descriptor: {}", error.message()))
+    }
+}
+
 /// Why there is no short circuit, and until when that is believed.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
-    pub(crate) reason: String,
+    pub(crate) why: Why,
     pub(crate) until: Instant,
 }
 
@@ -81,8 +103,8 @@ impl Content {
         self.refused.lock().clone().filter(|refusal| Instant::now() < refusal.until)
     }
 
-    pub(crate) fn refuse(&self, reason: String, lasts: Duration) {
-        *self.refused.lock() = Some(Refusal { reason, until: Instant::now() + lasts });
+    pub(crate) fn refuse(&self, why: Why, lasts: Duration) {
+        *self.refused.lock() = Some(Refusal { why, until: Instant::now() + lasts });
     }
 
     /// Lets the descriptor or mapping go; whoever reads from it now finishes first, views keep it.

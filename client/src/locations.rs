@@ -49,7 +49,7 @@ pub(crate) async fn of(core: &Core, content: &Content) -> Result<Vec<BlockLocati
         let before = found.len();
         for (address, medium) in access.places.all_holders(index) {
             let way = ways.iter().find(|(id, _)| *id == address.id).map(|(_, way)| way.clone()).unwrap_or(Ok(()));
-            let reason = way.err().or_else(|| content.refusal().map(|refusal| refusal.reason));
+            let reason = way.err().or_else(|| content.refusal().map(|refusal| refusal.why.reason));
             found.push(BlockLocation {
                 worker: Some(address.id),
                 host: format!("{}:{}", address.host, address.port),

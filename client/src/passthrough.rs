@@ -13,7 +13,7 @@ use larder_proto::convert;
 
 use crate::{
     bits::Bits,
-    content::Content,
+    content::{Content, Why},
     file::File,
     leases::Leased,
     retry::Deadline,
@@ -108,7 +108,7 @@ fn refused(content: &Content, error: Error) -> Result<Option<WholeLease>> {
         ErrorKind::Regrant | ErrorKind::Changed | ErrorKind::Denied => Err(error),
         ErrorKind::Unavailable | ErrorKind::Deadline => Ok(None),
         _ => {
-            content.refuse(format!("the worker leases no descriptor: {}", error.message()), REFUSED_FOR);
+            content.refuse(Why::not_leased(&error), REFUSED_FOR);
             Ok(None)
         }
     }

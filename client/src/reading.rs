@@ -17,7 +17,7 @@ use larder_common::{Error, ErrorKind, Result, WorkerId};
 use larder_proto::{convert::WorkerAddress, v1};
 
 use crate::{
-    content::{Access, Content},
+    content::{Access, Content, Why},
     descriptors::evict,
     file::{Counters, File, Inner},
     leases::Local,
@@ -127,17 +127,20 @@ impl<'f> Reading<'f> {
         };
         let failed = |error| Failure(Some(address.id), error);
         let worker = core.workers.get(&address).map_err(failed)?;
-        match core.workers.short(&worker).await {
-            Err(reason) => self.file.counters.why(&reason),
+        let why = match core.workers.short(&worker).await {
+            Err(reason) if core.config.short_circuit => Why::new(v1::WhyStreamed::NoSocket, reason),
+            Err(reason) => Why::new(v1::WhyStreamed::SwitchedOff, reason),
             Ok(short) => match self.by_short_circuit(&worker, &short, &access, at..end, wanted).await {
-                Ok(Some(got)) => return Ok(got),
-                Ok(None) => {}
+                Ok(Ok(got)) => return Ok(got),
+                Ok(Err(why)) => why,
                 Err(error) => return Err(failed(error)),
             },
-        }
+        };
+        self.file.counters.why(&why.reason);
         let end = self.stream_end(&access, &address, at, wanted.length());
         let deadline = self.patience();
-        let stream = Stream::open(&worker, access.grant.clone(), (at, end), self.file.read_type, deadline).await;
+        let how = (self.file.read_type, why.code);
+        let stream = Stream::open(&worker, access.grant.clone(), (at, end), how, deadline).await;
         self.take_stream(stream.map_err(failed)?, wanted).await
     }
 
@@ -166,7 +169,7 @@ impl<'f> Reading<'f> {
         size.range(larder_common::BlockIndex(last), self.content.length).end.min(end)
     }
 
-    /// `None`: the bytes have to come as a stream.
+    /// Why not: the bytes have to come as a stream.
     async fn by_short_circuit(
         &self,
         worker: &Worker,
@@ -174,19 +177,16 @@ impl<'f> Reading<'f> {
         access: &Access,
         range: Range<u64>,
         wanted: &mut Wanted<'_>,
-    ) -> Result<Option<Got>> {
+    ) -> Result<Result<Got, Why>> {
         let deadline = self.patience();
         let was_held = access.places.holder(self.content.block_size.index(range.start).0).is_some();
         for _ in 0..2 {
             let (local, fresh) = match self.lease(worker, short, access, range.start, deadline).await? {
                 Ok(leased) => leased,
-                Err(reason) => {
-                    self.file.counters.why(&reason);
-                    return Ok(None);
-                }
+                Err(why) => return Ok(Err(why)),
             };
             if local.covers(&range) {
-                return self.take(&local, range, wanted, fresh && !was_held).map(Some).map_err(|failure| failure.1);
+                return self.take(&local, range, wanted, fresh && !was_held).map(Ok).map_err(|failure| failure.1);
             }
             let ready = short.wait(self.wait(&local, access, &range), deadline).await?;
             local.became_whole(&ready.whole);
@@ -196,17 +196,15 @@ impl<'f> Reading<'f> {
                 continue;
             }
             if !ready.kept {
-                self.file.counters.why("the worker has no room to keep it");
-                return Ok(None);
+                return Ok(Err(Why::new(v1::WhyStreamed::NotKept, "the worker has no room to keep it")));
             }
             let end = ready.valid_to.min(range.end);
             if end <= range.start {
                 return Err(Error::new(ErrorKind::Unavailable, "the worker did not get the bytes"));
             }
-            return self.take(&local, range.start..end, wanted, true).map(Some).map_err(|failure| failure.1);
+            return self.take(&local, range.start..end, wanted, true).map(Ok).map_err(|failure| failure.1);
         }
-        self.file.counters.why("the worker keeps moving the file");
-        Ok(None)
+        Ok(Err(Why::new(v1::WhyStreamed::NotKept, "the worker keeps moving the file")))
     }
 
     fn wait(&self, local: &Local, access: &Access, range: &Range<u64>) -> v1::ShortWait {
@@ -252,18 +250,21 @@ impl<'f> Reading<'f> {
         access: &Access,
         offset: u64,
         deadline: Deadline,
-    ) -> Result<Result<(Arc<Local>, bool), String>> {
+    ) -> Result<Result<(Arc<Local>, bool), Why>> {
         let _one_at_a_time = deadline.bound("a lease", self.content.leasing.lock()).await?;
         if let Some(local) = self.content.local.load_full() {
             let closed = local.lease.closed_since().is_some();
             match local.worker() == worker.address.id {
                 true if !closed || local.is_whole() => return Ok(Ok((local, false))),
-                false if !closed => return Ok(Err("another worker on this host has the file open for us".into())),
+                false if !closed => {
+                    let reason = "another worker on this host has the file open for us";
+                    return Ok(Err(Why::new(v1::WhyStreamed::NotLeased, reason)));
+                }
                 _ => self.content.release(),
             }
         }
         if let Some(refusal) = self.content.refusal() {
-            return Ok(Err(refusal.reason));
+            return Ok(Err(refusal.why));
         }
         let residents = &self.file.core.caches.residents;
         for _ in 0..2 {
@@ -282,13 +283,14 @@ impl<'f> Reading<'f> {
                 Err(Refused::Failed(error)) => return self.not_leased(error),
             }
         }
-        let reason = "this process may open no more descriptors (raise ulimit -n)".to_owned();
-        self.content.refuse(reason.clone(), REFUSED_FOR);
-        Ok(Err(reason))
+        let why =
+            Why::new(v1::WhyStreamed::NoDescriptors, "this process may open no more descriptors (raise ulimit -n)");
+        self.content.refuse(why.clone(), REFUSED_FOR);
+        Ok(Err(why))
     }
 
     /// Some refusals concern the grant or the worker, and are passed on; the others only mean that bytes come as a stream.
-    fn not_leased(&self, error: Error) -> Result<Result<(Arc<Local>, bool), String>> {
+    fn not_leased(&self, error: Error) -> Result<Result<(Arc<Local>, bool), Why>> {
         match error.kind() {
             ErrorKind::Regrant
             | ErrorKind::Changed
@@ -296,9 +298,9 @@ impl<'f> Reading<'f> {
             | ErrorKind::Unavailable
             | ErrorKind::Deadline => Err(error),
             _ => {
-                let reason = format!("the worker leases no descriptor: {}", error.message());
-                self.content.refuse(reason.clone(), REFUSED_FOR);
-                Ok(Err(reason))
+                let why = Why::not_leased(&error);
+                self.content.refuse(why.clone(), REFUSED_FOR);
+                Ok(Err(why))
             }
         }
     }

@@ -40,11 +40,11 @@ impl Stream {
         worker: &Worker,
         grant: Bytes,
         (at, end): (u64, u64),
-        read_type: ReadType,
+        (read_type, why): (ReadType, v1::WhyStreamed),
         deadline: Deadline,
     ) -> Result<Self> {
         let read_type = v1::ReadType::from(read_type).into();
-        let request = v1::ReadRequest { grant, offset: at, length: end - at, read_type, frame: FRAME };
+        let request = v1::ReadRequest { grant, offset: at, length: end - at, read_type, frame: FRAME, why: why.into() };
         let frames = deadline.bound("the worker", worker.way().read(request)).await??;
         let (worker, used) = (worker.address.id, Instant::now());
         Ok(Self { frames, worker, at, end, rest: Bytes::new(), from_under: false, used })

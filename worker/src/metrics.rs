@@ -8,6 +8,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use larder_proto::v1;
+
 /// A number that only grows, or (with [`Count::lower`]) says how many there are now.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -58,8 +60,16 @@ metrics! {
     unkept_bytes = "larder_read_bytes_total{path=\"ufs\"}";
     /// Leases given to co-located clients.
     leased = "larder_open_total{path=\"local\",reason=\"cached\"}";
-    /// Leases that were asked for and not given, because nothing was in the cache and nothing could be kept.
-    unleased = "larder_open_total{path=\"stream\",reason=\"not cached\"}";
+    /// Streams for clients that can open no socket of this worker.
+    streamed_no_socket = "larder_open_total{path=\"stream\",reason=\"no socket\"}";
+    /// Streams for clients whose settings forbid short circuit.
+    streamed_off = "larder_open_total{path=\"stream\",reason=\"switched off\"}";
+    /// Streams for co-located clients that may open no more descriptors.
+    streamed_descriptors = "larder_open_total{path=\"stream\",reason=\"no descriptors\"}";
+    /// Streams for co-located clients that were given no lease, because they hold too many, or one of another worker.
+    streamed_unleased = "larder_open_total{path=\"stream\",reason=\"not leased\"}";
+    /// Streams for co-located clients of what cannot be kept: there is no room, or it is being edited.
+    streamed_unkept = "larder_open_total{path=\"stream\",reason=\"not kept\"}";
     /// Leases that clients hold now.
     leases = "larder_leases";
     /// Short-circuit connections now.
@@ -120,6 +130,20 @@ metrics! {
     scrubbed_bytes = "larder_scrubbed_bytes_total";
     /// Blocks that the slow scrub found wrong.
     scrubbed_corrupt = "larder_scrubbed_corrupt_total";
+}
+
+impl Metrics {
+    /// Counts a stream that was opened, by what its reader says of it.
+    pub fn streamed(&self, why: v1::WhyStreamed) {
+        match why {
+            v1::WhyStreamed::Unspecified => {}
+            v1::WhyStreamed::NoSocket => self.streamed_no_socket.one(),
+            v1::WhyStreamed::SwitchedOff => self.streamed_off.one(),
+            v1::WhyStreamed::NoDescriptors => self.streamed_descriptors.one(),
+            v1::WhyStreamed::NotLeased => self.streamed_unleased.one(),
+            v1::WhyStreamed::NotKept => self.streamed_unkept.one(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl Services {
             offset: range.start,
             length: range.end - range.start,
             read_type: v1::ReadType::Cache.into(),
-            frame: 0,
+            ..v1::ReadRequest::default()
         };
         let silent = || Error::new(ErrorKind::Deadline, format!("worker {} at {} is silent", peer.id, peer.host));
         let patience = self.config.patience;

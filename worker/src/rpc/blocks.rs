@@ -40,6 +40,7 @@ pub(crate) fn reading(services: &Services, request: &v1::ReadRequest) -> Result<
         return Err(Error::new(ErrorKind::Invalid, message));
     };
     let want = Want { granted, index: BlockIndex(0), peers: Arc::from([]), purpose: Purpose::Read };
+    services.metrics.streamed(request.why());
     let (range, read_type) = (request.offset..end, convert::read_type(request.read_type)?);
     Ok(Reading { want, range, read_type, frame: u64::from(request.frame) })
 }

@@ -144,10 +144,7 @@ impl Connection {
     }
 
     async fn have_block(&self, want: Want) -> Result<BlockReader> {
-        self.services.have(&want).await?.ok_or_else(|| {
-            self.services.metrics.unleased.one();
-            no_room()
-        })
+        self.services.have(&want).await?.ok_or_else(no_room)
     }
 
     /// A descriptor of a cache file whose first wanted block is on its way.
@@ -174,10 +171,7 @@ impl Connection {
         };
         match self.services.lease_file(granted).await?.filter(|_| kept) {
             Some(lease) => self.granting(lease),
-            None => {
-                self.services.metrics.unleased.one();
-                Err(no_room())
-            }
+            None => Err(no_room()),
         }
     }
 

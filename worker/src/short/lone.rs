@@ -79,10 +79,7 @@ impl Connection {
                 // It was dropped at once, or is wrong.
                 _ => connection.lease_later(tag, request),
             },
-            Ended::Unkept => {
-                connection.services.metrics.unleased.one();
-                connection.answer_lone(tag, Err(no_room()));
-            }
+            Ended::Unkept => connection.answer_lone(tag, Err(no_room())),
             Ended::Failed(error) => connection.answer_lone(tag, Err(error)),
             Ended::Elsewhere => connection.lease_later(tag, request),
         });

@@ -240,7 +240,7 @@ impl Site {
         length: u64,
         how: v1::ReadType,
     ) -> Result<Vec<u8>> {
-        let request = v1::ReadRequest { grant, offset, length, read_type: how.into(), frame: 0 };
+        let request = v1::ReadRequest { grant, offset, length, read_type: how.into(), ..Default::default() };
         read(&self.way(), request).await
     }
 
