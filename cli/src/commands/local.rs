@@ -5,10 +5,12 @@
 //! set; the file goes when it stops.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -25,16 +27,21 @@ use larder_worker::{
     Components, Worker, WorkerConfig,
     store::{BlockStore, FreeMode},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    task::{JoinError, JoinHandle},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     command::Run,
-    commands::background,
+    commands::{background, master, worker},
     context::Context,
     exit::Exit,
     mount::{Mount, Running},
+    privileges::{self, Directories},
     serving,
+    web::{Endpoints, Observed},
 };
 
 /// Run master and worker in one process over a directory
@@ -81,10 +88,16 @@ impl Run for Local {
         if self.background {
             let (settings, _said_by_the_other) = context.settings(Some(Role::Local), self.flags(&root))?;
             let place = Place::of(&settings, self.state.as_deref(), &root)?;
+            place.make()?;
             return background::start(context, &place.state, "larder local --stop");
         }
         let settings = context.start_server(Role::Local, self.flags(&root))?;
         let place = Place::of(&settings, self.state.as_deref(), &root)?;
+        // Mounting is root's.
+        if settings.log.image && self.mount.is_none() {
+            privileges::settle(&settings, &Directories::of(&settings, place.directories())?)?;
+        }
+        place.make()?;
         let keep = self.keep_cache || settings.local.keep_cache;
         let mount = match &self.mount {
             Some(mount_point) => Some(Mount::new(&settings, &self.options, mount_point, &place.state)?),
@@ -131,6 +144,8 @@ fn root(ufs: &Path) -> Result<String, Error> {
 /// The directories and files of one `larder local`.
 struct Place {
     state: PathBuf,
+    /// Where its endpoints for health and metrics are announced, for `larder health`.
+    announced: PathBuf,
     /// Where its addresses are written for clients.
     runtime: PathBuf,
     token: PathBuf,
@@ -139,18 +154,34 @@ struct Place {
 impl Place {
     fn of(settings: &Settings, state: Option<&Path>, root: &str) -> anyhow::Result<Self> {
         let name = format!("{:08x}", crc32c(root.as_bytes()));
-        let state = match state {
-            Some(state) => std::path::absolute(state)?,
-            None => settings.state_folder(serving::is_root())?.join(&name),
+        let (state, announced) = match state {
+            Some(state) => {
+                let state = std::path::absolute(state)?;
+                (state.clone(), state)
+            }
+            None => {
+                let folder = settings.state_folder(serving::is_root())?;
+                (folder.join(&name), folder)
+            }
         };
         let runtime = settings.runtime_folder(serving::is_root())?;
-        for directory in [&state, &runtime] {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.map_err(|e| Error::from(e).at(directory.as_os_str().as_encoded_bytes()))?;
-        }
         // Several states of one under store are several clusters.
         let key = format!("{:08x}", crc32c(state.as_os_str().as_encoded_bytes()));
-        Ok(Self { token: state.join("token"), runtime: runtime.join(format!("local-{key}.toml")), state })
+        Ok(Self { token: state.join("token"), runtime: runtime.join(format!("local-{key}.toml")), state, announced })
+    }
+
+    /// The directories that it writes to.
+    fn directories(&self) -> Vec<PathBuf> {
+        let runtime = self.runtime.parent().map(Path::to_owned);
+        std::iter::once(self.state.clone()).chain(runtime).collect()
+    }
+
+    fn make(&self) -> anyhow::Result<()> {
+        for directory in self.directories() {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+            made.map_err(|e| Error::from(e).at(directory.as_os_str().as_encoded_bytes()))?;
+        }
+        Ok(())
     }
 
     /// The token of this state, made when there is none.
@@ -200,11 +231,14 @@ async fn run(
     place: &Place,
     (keep, mount): (bool, Option<Mount>),
 ) -> anyhow::Result<Exit> {
+    let endpoints = endpoints(settings, place).await?;
     let token = place.token()?;
     let rpc = loopback(settings.master.rpc_port, settings.is_given("master.rpc.port"), "master.rpc.port").await?;
     let data = loopback(settings.worker.rpc_port, settings.is_given("worker.rpc.port"), "worker.rpc.port").await?;
     let (master_address, worker_address) = (rpc.local_addr()?, data.local_addr()?);
+    endpoints.starting("reading the journal");
     let server = Server::start(master_config(settings, place, &token)?).await?;
+    let watched = master::Watched(Arc::clone(server.master()));
     let channel = Channel::here(server.routes());
     channel.greet(&Greeting { token: token.clone(), ..serving::greeting(settings) });
     let (stop, worker_stop, master_stop) =
@@ -220,30 +254,21 @@ async fn run(
     };
     let mut linked = worker.linked();
     let store = worker.store().clone();
+    endpoints.running(Both { master: watched, worker: worker::Watched(worker.observer()) });
     let mut worker = tokio::spawn(worker.run());
-    tokio::select! {
-        linked = linked.wait_for(|linked| *linked) => drop(linked.context("the worker ended before it was ready")?),
-        ended = &mut master => return Err(ended_early(ended)),
-        ended = &mut worker => return Err(ended_early(ended)),
-        () = stop.cancelled() => {}
-    }
+    let is_linked =
+        async { linked.wait_for(|linked| *linked).await.map(drop).context("the worker ended before it was ready") };
+    meanwhile(&mut master, &mut worker, &stop, is_linked).await?;
     let root = settings.master.mount_root.clone().unwrap_or_default();
     let announcement = place.announce(&master_address.to_string(), &root)?;
     let mounted = match mount {
-        Some(mount) => {
-            let client = larder_client::Config::from_settings(settings).change().token(&place.token_text()?);
-            let client = client.master("127.0.0.1", master_address.port())?.build();
-            Some(mount.start(FileSystem::connect(client).await?).await?)
-        }
+        Some(mount) => Some(mounted(settings, place, mount, master_address.port()).await?),
         None => None,
     };
     let shown = mounted.as_ref().map(Running::mount_point);
     say_ready(context, &root, &master_address.to_string(), &worker_address.to_string(), shown)?;
-    tokio::select! {
-        () = stop.cancelled() => {}
-        ended = &mut master => return Err(ended_early(ended)),
-        ended = &mut worker => return Err(ended_early(ended)),
-    }
+    meanwhile(&mut master, &mut worker, &stop, std::future::pending()).await?;
+    endpoints.stopping();
     if let Some(mounted) = mounted {
         mounted.stop().await?;
     }
@@ -257,6 +282,36 @@ async fn run(
     master_stop.cancel();
     master.await.context("the master")??;
     Ok(Exit::Done)
+}
+
+/// `/health`, `/ready` and `/metrics` of this process, for this host only.
+async fn endpoints(settings: &Settings, place: &Place) -> anyhow::Result<Endpoints> {
+    let given = settings.is_given("master.web.port");
+    let listener = loopback(settings.master.web_port, given, "master.web.port").await?;
+    Ok(Endpoints::start("local", listener, &place.announced)?)
+}
+
+/// The master and the worker of this process, for its endpoints.
+struct Both {
+    master: master::Watched,
+    worker: worker::Watched,
+}
+
+impl Observed for Both {
+    fn trouble(&self) -> Option<String> {
+        self.master.trouble().or_else(|| self.worker.trouble())
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        self.master.waits_for().or_else(|| self.worker.waits_for())
+    }
+
+    /// What both count is the master's: it knows of the whole cluster.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut all = self.worker.counters();
+        all.append(&mut self.master.counters());
+        all
+    }
 }
 
 /// Frees what is in the under store too. What is nowhere else stays, and is named.
@@ -280,8 +335,32 @@ fn clear(store: &BlockStore) -> Result<ByteSize, Error> {
     Ok(ByteSize(freed))
 }
 
+/// Mounts what is served at this port.
+async fn mounted(settings: &Settings, place: &Place, mount: Mount, port: u16) -> anyhow::Result<Running> {
+    let client = larder_client::Config::from_settings(settings).change().token(&place.token_text()?);
+    let client = client.master("127.0.0.1", port)?.build();
+    Ok(mount.start(FileSystem::connect(client).await?).await?)
+}
+
+type Part = JoinHandle<Result<(), Error>>;
+
+/// Waits for something, as long as both parts run and nobody stops them.
+async fn meanwhile(
+    master: &mut Part,
+    worker: &mut Part,
+    stop: &CancellationToken,
+    what: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        done = what => done,
+        ended = master => Err(ended_early(ended)),
+        ended = worker => Err(ended_early(ended)),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
 /// A part ended although nobody asked it to.
-fn ended_early(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> anyhow::Error {
+fn ended_early(ended: Result<Result<(), Error>, JoinError>) -> anyhow::Error {
     match ended {
         Ok(Ok(())) => anyhow::anyhow!("a part of the cluster ended by itself"),
         Ok(Err(error)) => error.into(),
