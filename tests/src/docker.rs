@@ -170,7 +170,48 @@ impl Engine {
     /// # Errors
     /// Where there is no such bridge.
     pub fn host_address(&self) -> Result<String> {
-        ok(&["network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"])
+        let form = "{{with index .IPAM.Config 0}}{{.Gateway}},{{.Subnet}}{{end}}";
+        let described = ok(&["network", "inspect", "bridge", "-f", form])?;
+        gateway(&described).with_context(|| format!("no gateway in {described}"))
+    }
+}
+
+/// An engine that has started for the first time names no gateway: it takes the first address of the subnet.
+fn gateway(described: &str) -> Option<String> {
+    let (gateway, subnet) = described.split_once(',')?;
+    if !gateway.is_empty() {
+        return Some(gateway.to_owned());
+    }
+    let network: std::net::Ipv4Addr = subnet.split('/').next()?.parse().ok()?;
+    Some(std::net::Ipv4Addr::from(u32::from(network) + 1).to_string())
+}
+
+/// An image that one test needs. It goes when dropped.
+#[derive(Debug)]
+pub struct Image(String);
+
+impl Image {
+    /// Builds it with these arguments.
+    ///
+    /// # Errors
+    /// What the build said.
+    pub fn build(arguments: &[&str]) -> Result<Self> {
+        let image = Self(name());
+        ok(&[&["build", "-q", "-t", &image.0][..], arguments].concat())?;
+        Ok(image)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // What cannot be removed has a name that says where it comes from.
+        let _ = docker(&["rmi", "-f", &self.0]);
     }
 }
 
@@ -359,5 +400,17 @@ impl Drop for HostDirectory {
         }
         // Left behind in the directory for temporary files if not.
         let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_is_the_first_address_where_none_is_named() {
+        assert_eq!(gateway("172.18.0.9,172.18.0.0/16").as_deref(), Some("172.18.0.9"));
+        assert_eq!(gateway(",172.17.0.0/16").as_deref(), Some("172.17.0.1"));
+        assert_eq!(gateway("<no value>"), None);
     }
 }

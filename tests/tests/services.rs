@@ -1,7 +1,7 @@
 //! Each role starts beside services of the same name: what Kubernetes injects for them is no setting.
 
 use anyhow::Result;
-use larder_tests::Cluster;
+use larder_tests::{Cluster, mounts::Mount, skip};
 
 /// Services that people name like what runs in them.
 const SERVICES: &[&str] = &[
@@ -48,6 +48,11 @@ fn each_role_starts_beside_services_of_its_name() -> Result<()> {
     assert_eq!(cluster.ok(&["fs", "cat", "/file"])?, "content");
     let shown = cluster.ok(&["config", "show"])?;
     assert!(!shown.contains("10.96.0.17"), "a setting comes from a service:\n{shown}");
+    if skip::needs_fuse("each_role_starts_beside_services_of_its_name") {
+        let mut mount = Mount::start(&cluster, &[])?;
+        assert_eq!(std::fs::read_to_string(mount.at("file"))?, "content");
+        mount.unmount()?;
+    }
     cluster.kill_worker(0);
     cluster.kill_master();
     let (under, state) = (cluster.under(), cluster.under().with_extension("local"));

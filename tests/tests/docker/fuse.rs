@@ -51,15 +51,14 @@ fn seconds(container: &Container, file: &str) -> Result<f64> {
     Ok(container.ok(&["sh", "-c", &script])?.trim().parse::<f64>()? / 1e9)
 }
 
-/// How fast the warm file is read through the mount, beside its twin in a tmpfs: the median of some pairs.
-fn median_ratio(mount: &Container) -> Result<f64> {
-    let mut ratios = Vec::new();
+/// How fast the warm file is read through the mount, beside its twin in a tmpfs, in turn: the best of each.
+fn ratio(mount: &Container) -> Result<f64> {
+    let (mut theirs, mut ours) = (f64::MAX, f64::MAX);
     for _ in 0..PAIRS {
-        let (theirs, ours) = (seconds(mount, "/dev/shm/twin")?, seconds(mount, "/mnt/larder/file")?);
-        ratios.push(theirs / ours);
+        theirs = theirs.min(seconds(mount, "/dev/shm/twin")?);
+        ours = ours.min(seconds(mount, "/mnt/larder/file")?);
     }
-    ratios.sort_by(f64::total_cmp);
-    Ok(ratios[PAIRS / 2])
+    Ok(theirs / ours)
 }
 
 fn md5(bytes: &str) -> String {
@@ -83,8 +82,12 @@ fn programs_beside_a_mount_read_and_write_at_the_speed_of_memory() -> Result<()>
     ensure!(sum == md5(&right), "the mount has other bytes");
     mount.ok(&["cp", "/mnt/larder/file", "/dev/shm/twin"])?;
     // What else the machine does can only make a mount slower beside a tmpfs, so the best of some attempts counts.
-    let medians = (0..ATTEMPTS).map(|_| median_ratio(&mount)).collect::<Result<Vec<f64>>>()?;
-    ensure!(medians.iter().any(|median| *median >= RATIO), "of a tmpfs: {medians:?}");
+    let mut ratios = Vec::new();
+    while ratios.len() < ATTEMPTS && ratios.last().is_none_or(|ratio| *ratio < RATIO) {
+        ratios.push(ratio(&mount)?);
+    }
+    println!("a warm read through the mount beside a tmpfs: {ratios:?}");
+    ensure!(ratios.last().is_some_and(|ratio| *ratio >= RATIO), "of a tmpfs: {ratios:?}");
     ensure!(worker.counter(LOCAL)? > before.0, "no descriptor was given");
     ensure!(worker.counter(STREAM)? == before.1, "bytes were streamed");
     mount.ok(&[

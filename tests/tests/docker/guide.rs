@@ -37,6 +37,7 @@ docker-compose() {
 }
 tidy() {
     command docker ps -aq --filter "label=$LABEL" | xargs -r docker rm -f -v >/dev/null 2>&1 || true
+    [ ! -d mnt ] || umount -l mnt/larder mnt 2>/dev/null || true
     ! mountpoint -q /mnt/ramdisk || umount /mnt/ramdisk
     [ ! -d /mnt/ramdisk ] || rmdir /mnt/ramdisk
 }
@@ -92,7 +93,9 @@ fn every_command_of_the_guide_works() -> Result<()> {
     ensure!(output.status.success(), "{}", both(&output));
     let printed = String::from_utf8_lossy(&output.stdout);
     let greetings = printed.lines().filter(|line| *line == "hello").count();
-    ensure!(greetings == 5 && printed.contains("1 by short circuit from here"), "{}", both(&output));
+    ensure!(greetings == 7 && printed.contains("1 by short circuit from here"), "{}", both(&output));
+    ensure!(printed.contains("0 by short circuit from here") && printed.contains("no socket"), "{printed}");
+    ensure!(printed.lines().any(|line| line == "from a program"), "{}", both(&output));
     ensure!(printed.matches("Passed: ").count() >= 2 && !printed.contains("FAILED"), "{printed}");
     drop(docker(&["network", "rm", "larder-net"])?);
     Ok(())

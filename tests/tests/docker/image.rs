@@ -34,6 +34,27 @@ fn the_image_takes_roles_commands_and_programs() -> Result<()> {
 }
 
 #[test]
+fn a_cluster_in_one_container_is_well_and_belongs_to_whoever_owns_the_files() -> Result<()> {
+    let test = "a_cluster_in_one_container_is_well_and_belongs_to_whoever_owns_the_files";
+    let Some(engine) = engine(test) else { return Ok(()) };
+    let under = HostDirectory::new()?.owned_by(4321)?;
+    let options = ["-v", &under.at("/underStorage"), "--health-interval=1s", "--shm-size=128m"];
+    let command = ["local", "--ufs", "/underStorage", "--mem", "100MB"];
+    let local = engine.run(&options, &command)?;
+    local.ready()?;
+    ensure!(uid(&local)? == 4321 && local.ok(&["larder", "health"])? == "local: well");
+    local.ok(&["sh", "-c", "echo hello >/tmp/f && larder fs copyFromLocal /tmp/f /f && larder fs cat /f"])?;
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(under.path().join("f"))?);
+    ensure!(owner == 0 || owner == 4321, "it is {owner}'s");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while local.inspect("{{.State.Health.Status}}")? != "healthy" {
+        ensure!(Instant::now() < deadline, "{}", local.inspect("{{json .State.Health}}")?);
+        larder_tests::processes::pause();
+    }
+    stops(local.name(), 0)
+}
+
+#[test]
 fn a_master_with_no_setting_starts_as_an_ordinary_user_and_says_what_is_open() -> Result<()> {
     let test = "a_master_with_no_setting_starts_as_an_ordinary_user_and_says_what_is_open";
     let Some(engine) = engine(test) else { return Ok(()) };

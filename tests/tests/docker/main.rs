@@ -3,6 +3,7 @@
 //! Each test says that it was skipped where no engine is there (see `larder_tests::docker`). That bytes went by short
 //! circuit is shown by the worker's counters and by a comparison with a tmpfs of the client's own container.
 
+mod build;
 mod failures;
 mod fuse;
 mod guide;
@@ -11,6 +12,7 @@ mod memory;
 mod networks;
 mod ramdisk;
 mod sockets;
+mod volatile;
 
 use anyhow::{Context, Result, bail, ensure};
 use larder_tests::{
@@ -86,14 +88,17 @@ fn uid(container: &Container) -> Result<u32> {
 /// Writes and reads a file from a client container, and proves that all of it went by short circuit: the worker gave
 /// descriptors, streamed nothing, and reading was as fast as reading a tmpfs of the same container. What else the machine
 /// does can only make that slower, so the best of some attempts counts.
+#[expect(clippy::print_stdout, reason = "what was measured is for people")]
 fn proves_short_circuit(engine: &Engine, worker: &Container, master: &str, client: &[&str]) -> Result<()> {
     let mut all = Vec::new();
     for _ in 0..ATTEMPTS {
         let ratios = read_by_short_circuit(engine, worker, master, client)?;
-        if ratios.iter().all(|ratio| *ratio >= RATIO) {
+        let is_enough = ratios.iter().all(|ratio| *ratio >= RATIO);
+        all.push(ratios);
+        if is_enough {
+            println!("a warm read beside a tmpfs, by one thread and by four: {all:?}");
             return Ok(());
         }
-        all.push(ratios);
     }
     bail!("of a tmpfs: {all:?}")
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use larder_tests::docker::{Container, HostDirectory, engine};
 
-use crate::{HostMaster, strs};
+use crate::{HostMaster, LOCAL, STREAM, strs};
 
 const MIB: u64 = 1 << 20;
 
@@ -23,7 +23,7 @@ fn a_tier_is_charged_to_its_worker_which_is_not_killed() -> Result<()> {
     let volume = domain.at("/opt/domain");
     let settings = [
         "--shm-size=400m",
-        "--memory=400m",
+        "--memory=360m",
         "-v",
         &volume,
         "-e",
@@ -44,7 +44,13 @@ fn a_tier_is_charged_to_its_worker_which_is_not_killed() -> Result<()> {
     };
     let before = (charged(&worker)?, charged(&clients[0])?);
     ensure!(write(&clients[0], "a")?.ends_with("209715200"), "{}", worker.logs());
+    ensure!(worker.counter(LOCAL)? > 0 && worker.counter(STREAM)? == 0, "not by short circuit");
     let after = (charged(&worker)?, charged(&clients[0])?);
+    println!(
+        "charged for 200 MiB: the worker {} MiB, the client {} MiB",
+        mib(after.0, before.0),
+        mib(after.1, before.1)
+    );
     ensure!(after.0 >= before.0 + 150 * MIB, "the worker is charged with {} instead of 200 MiB", after.0 - before.0);
     ensure!(after.1 < before.1 + 8 * MIB, "the client is charged with {}", after.1 - before.1);
     // More than the tier holds, written and read by both: what is persisted makes room.
@@ -56,4 +62,8 @@ fn a_tier_is_charged_to_its_worker_which_is_not_killed() -> Result<()> {
     ensure!(worker.inspect("{{.State.OOMKilled}} {{.State.Running}}")? == "false true", "{}", worker.logs());
     ensure!(charged(&worker)? <= 310 * MIB);
     Ok(())
+}
+
+fn mib(after: u64, before: u64) -> u64 {
+    after.saturating_sub(before) / MIB
 }

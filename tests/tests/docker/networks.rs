@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::{LOCAL, STREAM, UID, put};
 
 const LENGTH: usize = 20 << 20;
+/// Streams for clients that can open no socket of the worker.
+const NO_SOCKET: &str = "larder_open_total{path=\"stream\",reason=\"no socket\"}";
 
 /// A master and workers on a network of their own.
 pub(crate) struct Bridge {
@@ -27,13 +29,21 @@ impl Bridge {
         let (net, volume) = (format!("--net={}", network.name()), under.at("/underStorage"));
         let common = ["-v", &volume, "-e", "ALLUXIO_UNDERFS_ADDRESS=/underStorage", &net];
         let master = engine.run(&[&common[..], &["-p", "19998"], more].concat(), &["master"])?;
-        let hostname = format!("ALLUXIO_MASTER_HOSTNAME={}", master.name());
-        let own = ["--shm-size=640m", "-e", &hostname, "-e", "ALLUXIO_WORKER_MEMORY_SIZE=512MB"];
-        let workers: Vec<Container> = (0..workers)
-            .map(|_| engine.run(&[&common[..], &own, more].concat(), &["worker"]))
-            .collect::<Result<_>>()?;
-        workers.iter().try_for_each(Container::ready)?;
-        Ok(Self { master, workers, under, network })
+        let mut bridge = Self { master, workers: Vec::new(), under, network };
+        for _ in 0..workers {
+            bridge.workers.push(bridge.worker(engine, more)?);
+        }
+        bridge.workers.iter().try_for_each(Container::ready)?;
+        Ok(bridge)
+    }
+
+    /// One more worker, which may not be ready yet.
+    pub(crate) fn worker(&self, engine: &Engine, more: &[&str]) -> Result<Container> {
+        let (net, volume) = (format!("--net={}", self.network.name()), self.under.at("/underStorage"));
+        let hostname = format!("ALLUXIO_MASTER_HOSTNAME={}", self.master.name());
+        let own = ["-v", &volume, "-e", "ALLUXIO_UNDERFS_ADDRESS=/underStorage", &net, "--shm-size=640m"];
+        let size = ["-e", &hostname, "-e", "ALLUXIO_WORKER_MEMORY_SIZE=512MB"];
+        engine.run(&[&own[..], &size, more].concat(), &["worker"])
     }
 
     /// The options of a client that shares the network and nothing else.
@@ -50,6 +60,7 @@ fn with_nothing_shared_a_client_reads_by_network_and_is_told_why() -> Result<()>
     let (worker, client) = (&bridge.workers[0], bridge.client());
     let client: Vec<&str> = client.iter().map(String::as_str).collect();
     let content = trees::bytes(5, LENGTH);
+    ensure!(worker.counter(NO_SOCKET)? == 0);
     put(&bridge.under, "file", &content)?;
     let before = (worker.counter(LOCAL)?, worker.counter(STREAM)?);
     for _cold_then_warm in 0..2 {
@@ -60,6 +71,7 @@ fn with_nothing_shared_a_client_reads_by_network_and_is_told_why() -> Result<()>
     ensure!(worker.counter(STREAM)? - before.1 >= LENGTH as u64, "the warm read came from somewhere else");
     let row = location(engine, &client)?;
     ensure!(row["short_circuit"] == false && row["tier"] == "MEM", "{row}");
+    ensure!(worker.counter(NO_SOCKET)? > 0, "no counter says why");
     let reason = row["reason"].as_str().context("a reason")?;
     ensure!(reason.contains("/dev/shm/larder-") && reason.contains("no socket"), "{reason}");
     published(engine, &bridge)?;
