@@ -67,7 +67,7 @@ fn an_image_is_made_from_the_tarball_that_is_named() -> Result<()> {
     let Some(engine) = engine("an_image_is_made_from_the_tarball_that_is_named") else { return Ok(()) };
     let context = directory(&[("Dockerfile", &ours("docker/Dockerfile")?), ("unpack", &ours("docker/unpack")?)])?;
     let place = context.path().to_string_lossy().into_owned();
-    let none = docker(&["build", "-q", "--target", "release", &place])?;
+    let none = docker(&["build", "-q", "--force-rm", "--target", "release", &place])?;
     let said = String::from_utf8_lossy(&none.stderr).into_owned() + &String::from_utf8_lossy(&none.stdout);
     ensure!(!none.status.success() && said.contains("make dist") && said.contains("LARDER_TARBALL"), "{said}");
     tarball(&context.path().join("larder-1.tar.gz"), "lies-there")?;

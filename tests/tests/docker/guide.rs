@@ -35,6 +35,13 @@ docker() {
 docker-compose() {
     if command -v docker-compose >/dev/null; then command docker-compose "$@"; else command docker compose "$@"; fi
 }
+# What never gets ready fails the test.
+slept=0
+sleep() {
+    slept=$((slept + 1))
+    [ $slept -lt 240 ] || { echo "it does not get ready" >&2; exit 1; }
+    command sleep "$@"
+}
 tidy() {
     command docker ps -aq --filter "label=$LABEL" | xargs -r docker rm -f -v >/dev/null 2>&1 || true
     [ ! -d mnt ] || umount -l mnt/larder mnt 2>/dev/null || true
