@@ -5,6 +5,7 @@
 //! `LARDER_SOAK_SECONDS` makes it longer (30 without), `LARDER_SOAK_SEED` repeats the choices of a run: the seed is printed.
 //! Each name has one writer, so what may be found there is known. A name whose last change failed may hold the old or the
 //! new content, and is not changed any more: a call that nobody waits for may still be carried out.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the output of a test is for people")]
 
 use std::{
     collections::BTreeMap,
