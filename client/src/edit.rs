@@ -16,6 +16,7 @@
 //! Lock order: `place` (shared by reads and writes, exclusive for giving the lease up), then `gate` (commits and fetches of
 //! missing blocks, one at a time); `dirty`, `shown` and `status` are leaves.
 
+mod again;
 mod begin;
 mod commit;
 mod local;
@@ -33,6 +34,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use larder_common::{
     Error, ErrorKind, FileId, FileStatus, FsPath, Generation, LeaseId, Result, Timestamp, WriteType, clock::Clock,
 };
@@ -42,7 +44,11 @@ use tokio::sync::RwLock;
 
 pub use self::now::Pending;
 use self::{local::Local, now::Shown, ranges::Ranges, remote::Remote};
-use crate::{calls::WriteLease, core::Core, retry::Deadline};
+use crate::{
+    calls::WriteLease,
+    core::Core,
+    retry::{Backoff, Deadline},
+};
 
 /// How a file is edited.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +117,8 @@ struct Inner {
     unsynced: AtomicBool,
     /// Whether the file that was taken over last is the one that others had open.
     in_place: AtomicBool,
+    /// What was written is lost, and nobody who commits has been told.
+    lost: AtomicBool,
 }
 
 /// What the next commit commits.
@@ -125,6 +133,9 @@ struct Dirty {
 struct Place {
     bytes: Content,
     base: Mutex<Base>,
+    /// The newest grant, and the worker that it is for.
+    grant: Mutex<Bytes>,
+    worker: Option<v1::WorkerAddress>,
 }
 
 enum Content {
@@ -321,18 +332,25 @@ async fn to_the_end(work: impl Future<Output = Result<()>> + Send + 'static) -> 
 }
 
 impl Inner {
-    /// Does something with the bytes; asks for the lease first where it was given up.
+    /// Does something with the bytes; asks for the lease first where it was given up, and for the file where the worker was away.
     async fn with<T>(self: &Arc<Self>, work: impl AsyncFnOnce(&Place, Deadline) -> Result<T>) -> Result<T> {
         self.core.link.check_process()?;
         let deadline = self.core.link.deadline();
+        let mut backoff = Backoff::new();
         let named = |error| self.target.named(error);
         loop {
             let place = self.place.read().await;
-            if let Some(place) = &*place {
-                return work(place, deadline).await.map_err(named);
+            match &*place {
+                Some(held) if !held.is_cut_off() => return work(held, deadline).await.map_err(named),
+                Some(_away) => {
+                    drop(place);
+                    self.come_back(deadline, &mut backoff).await.map_err(named)?;
+                }
+                None => {
+                    drop(place);
+                    self.ask_again(deadline).await.map_err(named)?;
+                }
             }
-            drop(place);
-            self.ask_again(deadline).await.map_err(named)?;
         }
     }
 

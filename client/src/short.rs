@@ -183,6 +183,11 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
+    /// Whether the connection is closed: the worker has left the file to whoever comes back.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.shared.closed.get().is_some()
+    }
+
     /// Tells the worker that nothing comes of it, unless it has been sealed or given up already.
     pub(crate) fn give_up(&mut self) {
         if !std::mem::replace(&mut self.sealed, true) {

@@ -164,6 +164,34 @@ fn a_file_that_outgrows_the_tier_is_written_all_the_same() -> Result<()> {
 }
 
 #[test]
+fn what_was_written_before_the_worker_was_killed_is_committed_when_it_is_back() -> Result<()> {
+    if !needs_fuse("what_was_written_before_the_worker_was_killed_is_committed_when_it_is_back") {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(1)?;
+    let mut content = trees::bytes(6, 5 * MIB);
+    fs::write(cluster.under().join("f"), &content)?;
+    let mount = Mount::start(&cluster, &[])?;
+    let file = OpenOptions::new().read(true).write(true).open(mount.at("f"))?;
+    file.write_all_at(b"before", 0)?;
+    cluster.kill_worker(0);
+    let began = std::time::Instant::now();
+    ensure!(file.sync_all().is_err(), "there is nobody who could");
+    ensure!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
+    file.write_all_at(b"while it is away", 100)?;
+    cluster.start_worker(0)?;
+    file.write_all_at(b"after", 200)?;
+    file.sync_all().with_context(|| format!("{}\n{}", mount.part.log(), cluster.logs()))?;
+    content[..6].copy_from_slice(b"before");
+    content[100..116].copy_from_slice(b"while it is away");
+    content[200..205].copy_from_slice(b"after");
+    assert!(fs::read(cluster.under().join("f"))? == content);
+    drop(file);
+    assert!(fs::read(mount.at("f"))? == content);
+    Ok(())
+}
+
+#[test]
 fn two_mounts_write_one_file_in_turns_and_lose_nothing() -> Result<()> {
     if !needs_fuse("two_mounts_write_one_file_in_turns_and_lose_nothing") {
         return Ok(());

@@ -61,6 +61,7 @@ impl Core {
             // Nobody knows how what is there was written.
             unsynced: AtomicBool::new(true),
             in_place,
+            lost: AtomicBool::new(false),
         });
         if let Some(lease) = lease {
             self.link.edits.add(lease, &inner);
@@ -113,11 +114,13 @@ impl Core {
         deadline: Deadline,
     ) -> Result<(Place, FileStatus)> {
         let opened = self.open_bytes(&created, options, deadline).await;
-        let status = FileStatus::try_from(created.status.unwrap_or_default());
+        let status = FileStatus::try_from(created.status.clone().unwrap_or_default());
         match (opened, status) {
             (Ok((bytes, base)), Ok(status)) => {
                 let base = Base { lease: Some(lease), length: base.unwrap_or(0), fresh: base.is_none() };
-                Ok((Place { bytes, base: Mutex::new(base) }, status))
+                let worker = created.workers.first().cloned();
+                let place = Place { bytes, base: Mutex::new(base), grant: Mutex::new(created.grant), worker };
+                Ok((place, status))
             }
             (Err(error), _) | (_, Err(error)) => {
                 lease.give_back(deadline).await;

@@ -11,7 +11,7 @@ use larder_proto::v1::{self, command::What};
 use super::{Content, Dirty, Inner, Place, now::Shown};
 use crate::{
     calls::{How, Outcome, WriteLease},
-    retry::Deadline,
+    retry::{Backoff, Deadline},
 };
 
 /// A commit may take so much longer than another call: a whole file is summed and put into the under store, at least so many
@@ -38,10 +38,29 @@ impl Drop for Taken<'_> {
 impl Inner {
     /// Commits where the lease is held, or where what was committed without it is to be synced.
     pub(super) async fn commit_held(self: &Arc<Self>, sync: bool) -> Result<()> {
+        self.check_lost()?;
         if self.place.read().await.is_none() && !(sync && self.unsynced.load(Ordering::Acquire)) {
             return self.core.link.check_process();
         }
-        let again = self.with(async |place, _| self.commit(place, true, sync).await).await?;
+        let until = self.core.link.deadline();
+        let mut backoff = Backoff::new();
+        let named = |error| self.target.named(error);
+        // As `with`, which cannot be used in a task of its own.
+        let again = loop {
+            let place = self.place.read().await;
+            let Some(held) = &*place else {
+                drop(place);
+                self.ask_again(until).await.map_err(named)?;
+                continue;
+            };
+            match self.commit(held, true, sync).await {
+                Err(_error) if held.is_cut_off() => {
+                    drop(place);
+                    self.come_back(until, &mut backoff).await.map_err(named)?;
+                }
+                other => break other.map_err(named)?,
+            }
+        };
         if !again {
             // Another process wants the lease.
             self.give_up().await?;
@@ -141,7 +160,9 @@ impl Inner {
             old.used();
         }
         let deadline = self.core.link.deadline();
+        *place.grant.lock() = created.grant.clone();
         match &place.bytes {
+            Content::Local(local) if local.is_cut_off() => {}
             Content::Local(local) => local.go_on(created.grant, deadline).await?,
             Content::Remote(remote) => remote.go_on(created.grant, deadline).await?,
         }
@@ -149,12 +170,23 @@ impl Inner {
     }
 
     /// Commits what is written and gives the lease up, with the file at the worker.
-    pub(super) async fn give_up(&self) -> Result<()> {
+    pub(super) async fn give_up(self: &Arc<Self>) -> Result<()> {
         self.core.link.check_process()?;
-        let mut held = self.place.write().await;
-        let Some(place) = held.as_ref() else { return Ok(()) };
-        let goes_on = self.commit(place, false, false).await.map_err(|error| self.target.named(error))?;
-        let Some(Place { bytes, base }) = held.take() else { return Ok(()) };
+        self.check_lost()?;
+        let until = self.core.link.deadline();
+        let mut backoff = Backoff::new();
+        let named = |error| self.target.named(error);
+        let (mut held, goes_on) = loop {
+            let held = self.place.write().await;
+            let Some(place) = held.as_ref() else { return Ok(()) };
+            match self.commit(place, false, false).await {
+                Err(_error) if place.is_cut_off() => {}
+                other => break (held, other.map_err(named)?),
+            }
+            drop(held);
+            self.come_back(until, &mut backoff).await.map_err(named)?;
+        };
+        let Some(Place { bytes, base, .. }) = held.take() else { return Ok(()) };
         *self.shown.lock() = Shown::default();
         let deadline = self.core.link.deadline();
         let ended = match bytes {

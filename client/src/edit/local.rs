@@ -67,6 +67,24 @@ impl Local {
         self.file.as_fd()
     }
 
+    /// Whether the worker has to be asked for the file once more.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.ticket.is_cut_off()
+    }
+
+    /// Asks for it once more. `None`: the worker has another file now, and what was written into this one is lost.
+    pub(super) async fn begin_again(
+        &self,
+        short: Arc<Short>,
+        grant: Bytes,
+        deadline: Deadline,
+    ) -> Result<Option<Self>> {
+        let again = Self::begin(short, grant, self.block_size, true, deadline).await?;
+        let (old, new) = (fstat(&self.file).map_err(system)?, fstat(&again.file).map_err(system)?);
+        let copied = self.copied;
+        Ok(((old.st_dev, old.st_ino) == (new.st_dev, new.st_ino)).then_some(Self { copied, ..again }))
+    }
+
     pub(super) fn is_copy(&self) -> bool {
         self.copied
     }
