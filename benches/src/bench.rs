@@ -48,6 +48,19 @@ pub const ALL: &[Bench] = &[
     suite::ufs_list::BENCH,
     suite::ufs_async::BENCH,
     suite::ufs_epoch::BENCH,
+    suite::fuse::read::READ,
+    suite::fuse::read::RANDOM,
+    suite::fuse::read::MMAP,
+    suite::fuse::small::DATASET,
+    suite::fuse::small::GENERAL,
+    suite::fuse::small::COLD,
+    suite::fuse::write::WRITE,
+    suite::fuse::names::STAT,
+    suite::fuse::names::LIST,
+    suite::fuse::names::CREATE,
+    suite::fuse::read::HUGE,
+    suite::fuse::read::FALL_BACK,
+    suite::fuse::small::MEMORY,
 ];
 
 /// How wide the listing is, in columns.

@@ -13,6 +13,8 @@ use crate::{children::Server, door::Door, lab::Lab, machine, scratch::Scratch};
 
 /// How long a cluster may take to be ready.
 const READY: Duration = Duration::from_secs(60);
+/// The file of settings of a server.
+const CONFIG: &str = "larder.toml";
 
 /// Where the worker's memory tier lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Plan<'a> {
 pub struct Cluster {
     server: Server,
     door: Door,
+    port: u16,
+    token: Option<String>,
     _state: Scratch,
 }
 
@@ -78,8 +82,8 @@ impl Cluster {
         let line = server.first_line(lab, READY)?;
         let port = master_port(&line).ok_or_else(|| server.failed(ErrorKind::Mismatch, "did not say where it is"))?;
         let token = std::fs::read_to_string(state.path().join("state/token")).ok();
-        let door = Door::of_own(port, token.map(|token| token.trim().to_owned()));
-        Ok(Self { server, door, _state: state })
+        let token = token.map(|token| token.trim().to_owned());
+        Ok(Self { server, door: Door::of_own(port, token.clone()), port, token, _state: state })
     }
 
     /// Starts a master without workers: enough for what is only names.
@@ -106,7 +110,7 @@ impl Cluster {
         let (root, port_setting) = (format!("master.mount.root={}", text(under)?), format!("master.rpc.port={port}"));
         set(&mut arguments, &[&root, &port_setting, "master.bind.host=127.0.0.1"]);
         let server = start(lab, &state, &arguments)?;
-        let mut cluster = Self { server, door: Door::of_own(port, None), _state: state };
+        let mut cluster = Self { server, door: Door::of_own(port, None), port, token: None, _state: state };
         cluster.wait_for_master(lab)?;
         Ok(cluster)
     }
@@ -130,6 +134,23 @@ impl Cluster {
     #[must_use]
     pub fn door(&self) -> &Door {
         &self.door
+    }
+
+    /// Starts `larder fuse` of this cluster; `state` is the directory of that process.
+    pub(crate) fn mount(&self, lab: &Lab<'_>, state: &Scratch, point: &Path, more: &[&str]) -> Result<Server> {
+        let mut arguments = common(state, "fuse")?;
+        if let Some(token) = &self.token {
+            // In a file that only its owner reads, for arguments are seen by everybody.
+            let secret = format!("[security]\ntoken = \"{token}\"\n");
+            std::fs::write(state.path().join(CONFIG), secret)?;
+        }
+        arguments.extend(["--json".to_owned(), text(point)?.to_owned()]);
+        let port = format!("master.rpc.port={}", self.port);
+        set(&mut arguments, &["master.hostname=127.0.0.1", &port, "fuse.web.port=0"]);
+        set(&mut arguments, more);
+        let mut server = start(lab, state, &arguments)?;
+        server.first_line(lab, READY)?;
+        Ok(server)
     }
 
     /// The process that is the master.
@@ -157,7 +178,7 @@ pub fn connect(lab: &Lab<'_>, config: Config) -> Result<FileSystem> {
 
 /// The command and what every server is told: to read no file of settings, and to keep its state here.
 fn common(state: &Scratch, command: &str) -> Result<Vec<String>> {
-    let config = state.path().join("larder.toml");
+    let config = state.path().join(CONFIG);
     std::fs::write(&config, "").map_err(|e| Error::from(e).at(config.as_os_str().as_encoded_bytes()))?;
     let mut arguments = vec![command.to_owned(), "--config".to_owned(), text(&config)?.to_owned()];
     let folder = format!("state.folder={}", text(&state.directory("state")?)?);

@@ -102,6 +102,11 @@ impl<'a> Home<'a> {
         &self.fs
     }
 
+    /// The cluster, if it is the bench's own.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
     pub(crate) fn door(&self) -> &Door {
         &self.door
     }

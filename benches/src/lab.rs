@@ -45,6 +45,10 @@ pub struct Options {
     /// A directory on the disk to measure, for under stores and journals; `None`: `/var/tmp`, else the usual one for
     /// temporary files.
     pub disk: Option<PathBuf>,
+    /// The size of a large file; `None`: 1 GiB, or 64 MiB where it is to be quick.
+    pub large: Option<ByteSize>,
+    /// How many small files a bench of a mount has; `None`: its own number.
+    pub files: Option<usize>,
     /// The cluster to measure, where it is not to be one of the bench's own.
     pub existing: Option<Door>,
 }
@@ -113,7 +117,15 @@ impl<'a> Lab<'a> {
     /// The size of a large file.
     #[must_use]
     pub fn large(&self) -> ByteSize {
-        self.pick(ByteSize::gib(1), ByteSize::mib(64))
+        let usual = self.pick(ByteSize::gib(1), ByteSize::mib(64));
+        // Whole pieces, so that every read is a full one.
+        self.options.large.map_or(usual, |size| ByteSize((size.0 >> 26).max(1) << 26))
+    }
+
+    /// How many small files there are, unless told otherwise.
+    #[must_use]
+    pub fn files(&self, full: usize, quick: usize) -> usize {
+        self.options.files.unwrap_or_else(|| self.pick(full, quick)).max(1)
     }
 
     /// Whether a signal has ended it.
@@ -257,7 +269,15 @@ pub(crate) mod quiet {
     }
 
     pub(crate) fn lab() -> Lab<'static> {
-        let options = Options { binary: "/nowhere".into(), quick: true, pairs: PAIRS, disk: None, existing: None };
+        let options = Options {
+            binary: "/nowhere".into(),
+            quick: true,
+            pairs: PAIRS,
+            disk: None,
+            large: None,
+            files: None,
+            existing: None,
+        };
         Lab::new(options, &Quiet).unwrap()
     }
 }

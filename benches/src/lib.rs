@@ -5,7 +5,7 @@
 //! own, started from the same binary with settings of their own, over directories that go with them.
 //!
 //! From the outside in: [`bench`] is the registry and runs what is named; `suite` holds the benches, one file each;
-//! `home` is where they work; [`cluster`], `children` and `scratch` are processes and directories; [`rounds`],
+//! `home` is where they work, `mounted` what programs see of it; [`cluster`], `children` and `scratch` are processes and directories; [`rounds`],
 //! [`statistics`] and [`outcome`] are arithmetic and know nothing of the rest. [`demo`] is the demonstration.
 //!
 //! Nothing here prints: callers hand in a [`lab::Watcher`] and get outcomes.
@@ -19,6 +19,7 @@ pub mod door;
 mod home;
 pub mod lab;
 pub mod machine;
+mod mounted;
 pub mod outcome;
 pub mod rounds;
 pub mod scratch;

@@ -29,6 +29,10 @@ pub enum Unit {
     BytesPerFile,
     /// Nothing: it is a ratio.
     Times,
+    /// 2^20 bytes of memory.
+    Mebibytes,
+    /// Bytes moved for each that was asked for.
+    BytesPerByte,
 }
 
 impl Unit {
@@ -41,6 +45,8 @@ impl Unit {
             Unit::Operations => "ops/s",
             Unit::BytesPerFile => "B/file",
             Unit::Times => "x",
+            Unit::Mebibytes => "MiB",
+            Unit::BytesPerByte => "B/B",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The benches, one file each, and what several of them share: the large warm file, and many small files.
 
 pub(crate) mod create;
+pub(crate) mod fuse;
 mod large_file;
 pub(crate) mod master_memory;
 pub(crate) mod random_4k;

@@ -12,7 +12,7 @@ use larder_benches::{
     outcome::{self, Outcome},
 };
 use larder_common::{
-    Error,
+    ByteSize, Error,
     settings::{Origin, Role, Settings},
 };
 
@@ -37,6 +37,12 @@ pub(crate) struct Bench {
     /// A directory on the disk to measure, for under stores and journals [default: /var/tmp]
     #[arg(long, value_name = "DIR")]
     disk: Option<PathBuf>,
+    /// The size of a large file, as 2GB [default: 1GB]
+    #[arg(long, value_name = "SIZE", value_parser = super::demo::size)]
+    large: Option<ByteSize>,
+    /// How many small files a bench of a mount has
+    #[arg(long, value_name = "NUMBER")]
+    files: Option<usize>,
 }
 
 fn pairs(text: &str) -> Result<usize, String> {
@@ -77,6 +83,8 @@ impl Bench {
             quick: self.quick,
             pairs: self.pairs,
             disk: self.disk.clone(),
+            large: self.large,
+            files: self.files,
             existing: names_a_master(settings).then(|| door(context)),
         })
     }

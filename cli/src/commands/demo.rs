@@ -25,7 +25,8 @@ pub(crate) struct Demo {
     mem: Option<ByteSize>,
 }
 
-fn size(text: &str) -> Result<ByteSize, String> {
+/// A size as people write it.
+pub(super) fn size(text: &str) -> Result<ByteSize, String> {
     text.parse().map_err(|e: larder_common::Error| e.to_string())
 }
 
@@ -34,7 +35,8 @@ impl Run for Demo {
         context.start_command(Role::Client, Vec::new())?;
         let watching = Watching::new(context.output);
         let binary = std::env::current_exe()?;
-        let options = Options { binary, quick: false, pairs: PAIRS, disk: None, existing: None };
+        let options =
+            Options { binary, quick: false, pairs: PAIRS, disk: None, large: None, files: None, existing: None };
         let lab = Lab::new(options, &watching)?;
         let report = demo::Demo { ufs: self.ufs, memory: self.mem }.run(&lab)?;
         watching.finish();
