@@ -10,7 +10,7 @@ TREE ?= target/dist/$(RELEASE)
 .PHONY: help demo test check build tree dist setup deny bless clean
 
 help:
-	@echo "make demo [UFS=DIR]  read a directory of real files through Larder, cold and warm, beside a plain read"
+	@echo "make demo [UFS=DIR]  read a directory of real files through Larder, cold, warm and mounted, beside a plain read"
 	@echo "make test            every test, formatting, lints, licences"
 	@echo "make check           the loop for a change: formatting, lints, fast tests"
 	@echo "make build           the release binary, static: target/release/larder"

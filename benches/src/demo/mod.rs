@@ -4,6 +4,9 @@
 //! Both sides read the same list of files, made beforehand, with as many threads, each file from one end to the other.
 //! Before each cold pass the page cache is dropped, where this process may do that. Warm passes take turns. What the
 //! client got is compared with the files themselves.
+//!
+//! Where this process can mount, the same files are read through a mount, too, as any program would. A mount that does not
+//! come up is said in one line, and everything else is shown all the same.
 
 mod inventory;
 mod passes;
@@ -14,12 +17,13 @@ use std::path::{Path, PathBuf};
 use larder_common::{ByteSize, Error, ErrorKind, Result};
 
 pub use inventory::Inventory;
-pub use report::{Paths, Report, Speed};
+pub use report::{Mount, Paths, Report, Speed};
 
 use crate::{
     cluster::{Announcements, Cluster, Pages, Plan},
     lab::Lab,
     machine,
+    mounted::Mounted,
     scratch::{Scratch, bytes},
     statistics::Spread,
 };
@@ -109,29 +113,76 @@ fn measure(lab: &Lab<'_>, cluster: &Cluster, directory: PathBuf, inventory: Inve
     lab.progress("reading through Larder, cold");
     let cold = reader.client()?;
     passes::same_bytes(&cold, &plain_cold)?;
-    let (mut warm, mut plain, mut paths, mut why) = (Vec::new(), Vec::new(), Paths::default(), None);
-    // The first pair does not count: what was small enough to be read ahead, leased or mapped settles in it.
-    for pair in 0..=WARM {
-        lab.progress(&format!("reading warm, {pair} of {WARM}"));
-        let (through, beside) = (reader.client()?, reader.plain()?);
-        passes::same_bytes(&through, &beside)?;
-        if pair > 0 {
-            warm.push(through.rate());
-            plain.push(beside.rate());
-            (paths, why) = (through.paths, through.why);
-        }
-    }
+    // After the cold passes, which it would help with names.
+    let mounted = mount(lab, cluster)?;
+    let warm = Warm::measure(lab, &reader, mounted.as_ref().ok())?;
     lab.progress("comparing what was read with the files");
     let compared = reader.compare(COMPARED)?;
-    let median = |rates: &[f64]| Spread::of(rates).map_or(0.0, |spread| spread.median);
+    let mounted = mounted.map(|_| Mount { rate: median(&warm.mounted), through_process: warm.through_process });
     Ok(Report {
         threads: passes::threads(),
         page_cache_dropped: dropped,
         cold: Speed { larder: cold.rate(), plain: plain_cold.rate(), paths: cold.paths },
-        warm: Speed { larder: median(&warm), plain: median(&plain), paths },
-        why_not_short: why.filter(|_| paths.local < inventory.bytes.0),
+        warm: Speed { larder: median(&warm.client), plain: median(&warm.plain), paths: warm.paths },
+        mounted: mounted.map_err(|error| error.message().to_owned()),
+        why_not_short: warm.why.filter(|_| warm.paths.local < inventory.bytes.0),
         compared,
         directory,
         inventory,
     })
+}
+
+fn median(rates: &[f64]) -> f64 {
+    Spread::of(rates).map_or(0.0, |spread| spread.median)
+}
+
+/// A mount, or why there is none.
+///
+/// # Errors
+/// `Busy` when a signal came.
+fn mount(lab: &Lab<'_>, cluster: &Cluster) -> Result<std::result::Result<Mounted, Error>> {
+    let mounted = Mounted::of(lab, cluster, &[]);
+    lab.check()?;
+    Ok(mounted)
+}
+
+/// What the warm passes came to.
+#[derive(Default)]
+struct Warm {
+    client: Vec<f64>,
+    mounted: Vec<f64>,
+    plain: Vec<f64>,
+    /// Of the last pass.
+    paths: Paths,
+    /// Of the last pass: what the mount's process wrote, to the kernel for the most part.
+    through_process: ByteSize,
+    why: Option<String>,
+}
+
+impl Warm {
+    fn measure(lab: &Lab<'_>, reader: &Reader<'_>, mounted: Option<&Mounted>) -> Result<Self> {
+        let mut all = Self::default();
+        // The first pair does not count: what was small enough to be read ahead, leased or mapped settles in it.
+        for pair in 0..=WARM {
+            lab.progress(&format!("reading warm, {pair} of {WARM}"));
+            let (through, beside) = (reader.client()?, reader.plain()?);
+            passes::same_bytes(&through, &beside)?;
+            let rate = mounted.map(|mounted| all.mounted_pass(reader, mounted, &beside)).transpose()?;
+            if pair > 0 {
+                all.client.push(through.rate());
+                all.plain.push(beside.rate());
+                all.mounted.extend(rate);
+                (all.paths, all.why) = (through.paths, through.why);
+            }
+        }
+        Ok(all)
+    }
+
+    fn mounted_pass(&mut self, reader: &Reader<'_>, mounted: &Mounted, beside: &passes::Pass) -> Result<f64> {
+        let before = mounted.moved()?.written;
+        let pass = Reader { directory: mounted.path(), ..*reader }.plain()?;
+        passes::same_bytes(&pass, beside)?;
+        self.through_process = ByteSize(mounted.moved()?.written - before);
+        Ok(pass.rate())
+    }
 }

@@ -39,6 +39,7 @@ impl Pass {
 }
 
 /// Reads all files.
+#[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub(super) lab: &'a Lab<'a>,
     pub(super) fs: &'a FileSystem,

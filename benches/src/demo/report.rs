@@ -36,6 +36,20 @@ impl Speed {
     }
 }
 
+/// The same files through a mount, warm.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Mount {
+    /// Bytes a second, the median of several passes.
+    pub rate: f64,
+    /// What passed through the mount's process in the last of them; the kernel read the rest itself.
+    #[serde(serialize_with = "integer")]
+    pub through_process: ByteSize,
+}
+
+fn integer<S: serde::Serializer>(size: &ByteSize, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(size.0)
+}
+
 /// What the demonstration found.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -51,6 +65,8 @@ pub struct Report {
     pub cold: Speed,
     /// The median of later passes; paths are those of the last.
     pub warm: Speed,
+    /// Through a mount, or why nothing was mounted.
+    pub mounted: Result<Mount, String>,
     /// Why not all bytes came by short circuit when warm.
     pub why_not_short: Option<String>,
     /// How many bytes were compared with the files; all were the same.
@@ -71,6 +87,8 @@ pub struct Line<'a> {
     page_cache_dropped: bool,
     cold: Speed,
     warm: Speed,
+    mounted: Option<Mount>,
+    why_not_mounted: Option<&'a str>,
     why_not_short: Option<&'a str>,
     compared: u64,
 }
@@ -92,6 +110,8 @@ impl Report {
             page_cache_dropped: self.page_cache_dropped,
             cold: self.cold,
             warm: self.warm,
+            mounted: self.mounted.as_ref().ok().copied(),
+            why_not_mounted: self.mounted.as_ref().err().map(String::as_str),
             why_not_short: self.why_not_short.as_deref(),
             compared: self.compared.0,
         }
@@ -106,7 +126,20 @@ impl Report {
         for (name, speed) in [("cold", &self.cold), ("warm", &self.warm)] {
             table.add_row(row(name, speed));
         }
+        if let Ok(mount) = &self.mounted {
+            let speed = Speed { larder: mount.rate, ..self.warm };
+            let [_, rate, plain, ratio, ..] = row("", &speed);
+            let none = String::new();
+            table.add_row(["mounted".to_owned(), rate, plain, ratio, none.clone(), none.clone(), none]);
+        }
         let _ = writeln!(text, "\n{}\n", table.trim_fmt());
+        match &self.mounted {
+            Ok(mount) => {
+                let what = "mounted: warm, by plain reads of a mount point, as any program does";
+                let _ = writeln!(text, "{what}; {} came through the mount's process", mount.through_process);
+            }
+            Err(why) => drop(writeln!(text, "not mounted: {why}")),
+        }
         if let Some(why) = &self.why_not_short {
             let _ = writeln!(text, "not all of it was read by short circuit: {why}");
         }
@@ -180,6 +213,7 @@ mod tests {
             page_cache_dropped: true,
             cold: Speed { larder: 1e8, plain: 2e8, paths: Paths { local: 0, stream: 0, ufs: 68 << 20 } },
             warm: Speed { larder: 3e9, plain: 2e9, paths },
+            mounted: Ok(Mount { rate: 1e9, through_process: ByteSize::mib(3) }),
             why_not_short: None,
             compared: ByteSize::mib(68),
         }
@@ -195,12 +229,17 @@ mod tests {
         assert!(cold.contains("0.50") && cold.contains("95.4MB/s") && cold.contains("68.0MB"), "{cold}");
         let warm = text.lines().find(|line| line.trim_start().starts_with("warm")).unwrap();
         assert!(warm.contains("1.50"), "{warm}");
+        let mounted = text.lines().find(|line| line.trim_start().starts_with("mounted")).unwrap();
+        assert!(mounted.contains("0.50") && text.contains("3.0MB came through"), "{text}");
     }
 
     #[test]
     fn what_was_not_ideal_is_said() {
         let report = Report { page_cache_dropped: false, why_not_short: Some("no socket".into()), ..report() };
         assert!(report.text().contains("only root may") && report.text().contains("no socket"));
+        let report = Report { mounted: Err("no /dev/fuse".into()), ..report };
+        assert!(report.text().contains("not mounted: no /dev/fuse"));
+        assert_eq!(serde_json::to_value(report.line()).unwrap()["why_not_mounted"], "no /dev/fuse");
     }
 
     #[test]
@@ -208,6 +247,7 @@ mod tests {
         let json = serde_json::to_value(report().line()).unwrap();
         assert_eq!(json["bytes"], 68 << 20);
         assert_eq!(json["warm"]["paths"]["local"], 68 << 20);
+        assert_eq!(json["mounted"]["through_process"], 3 << 20);
         assert!(json["why_not_short"].is_null());
     }
 }

@@ -12,7 +12,7 @@ use larder_common::{ByteSize, settings::Role};
 use super::bench::Watching;
 use crate::{command::Run, context::Context, exit::Exit};
 
-/// Read a directory of files cold and warm, beside a plain read
+/// Read a directory of files cold, warm and through a mount, beside a plain read
 ///
 /// Starts master and worker over the directory, which is never changed, and leaves nothing behind.
 #[derive(Args, Debug)]
