@@ -91,6 +91,11 @@ impl Running {
         self.mounted.mount_point()
     }
 
+    /// A look at it from outside.
+    pub(crate) fn watch(&self) -> larder_fuse::Watch {
+        self.mounted.watch()
+    }
+
     /// Ends when somebody has unmounted it.
     pub(crate) async fn ended(&self) {
         self.mounted.ended().await;

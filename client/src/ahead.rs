@@ -10,6 +10,9 @@
 //! None of this changes what a file is: the master's answers are kept by the same rules as any other, and a lease is of one
 //! generation.
 //!
+//! For a mount, which hands cache files to the kernel, a lease that came ahead waits with its descriptor; for everybody else
+//! the file is mapped or stays open.
+//!
 //! Lock order: the queue, then a content's share or a walk's state; `walks` is a leaf.
 
 use std::{
@@ -103,9 +106,19 @@ impl Window {
     }
 }
 
+/// What files are asked for by, and so what their siblings are kept under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum By {
+    #[default]
+    Path,
+    /// By a mount: names, statuses and leases are all wanted, and descriptors go to the kernel.
+    Node,
+}
+
 #[derive(Debug, Default)]
 struct State {
     window: Window,
+    by: By,
     /// How its files are read.
     read_type: Option<ReadType>,
     /// How often the master was asked for a file of it.
@@ -137,6 +150,10 @@ impl Walk {
         let mut state = self.0.lock();
         state.window.read += 1;
         state.read_type = Some(read_type);
+    }
+
+    fn by(&self) -> By {
+        self.0.lock().by
     }
 
     /// How its files are read, if they are read at all and may be kept.
@@ -267,13 +284,14 @@ impl Ahead {
 
 impl Core {
     /// A file was asked for at the master: its directory may be walked.
-    pub(crate) fn opened_cold(self: &Arc<Self>, path: &FsPath, content: Option<&Arc<Content>>) {
+    pub(crate) fn opened_cold(self: &Arc<Self>, path: &FsPath, content: Option<&Arc<Content>>, by: By) {
         let Some(walk) = self.ahead.walk(path) else { return };
         if let Some(content) = content {
             // It may be known of another name already.
             let _ = content.walk.set(Arc::clone(&walk));
         }
         let mut state = walk.0.lock();
+        state.by = by;
         if state.asked >= 2 && !std::mem::replace(&mut state.asking, true) {
             drop(state);
             self.ask_siblings(path.clone(), walk);
@@ -325,7 +343,10 @@ impl Core {
             let name = sibling.status.as_ref().and_then(|status| larder_common::Name::new(&status.name).ok());
             let Some(name) = name else { continue };
             let path = parent.join(&name);
-            let known = self.caches.opened(&path, sibling, &reply.workers, epoch);
+            let known = match walk.by() {
+                By::Path => self.caches.opened(&path, sibling, &reply.workers, epoch),
+                By::Node => self.caches.named_node(&path, sibling, &reply.workers, epoch),
+            };
             is_new |= known.ok().and_then(|known| known.content).is_some_and(|content| walk.offer(&content));
             last = Some(path);
         }
@@ -385,6 +406,9 @@ impl AheadTaker for Expected {
         let name = (FileId(leased.answer.file), Generation(leased.answer.generation));
         let content = self.expected.remove(&name).and_then(|content| content.upgrade());
         let (Some(content), Some(core)) = (content, self.core.upgrade()) else { return };
+        if content.walk.get().is_some_and(|walk| walk.by() == By::Node) {
+            return content.wait_for_kernel(leased);
+        }
         // Whoever leases it at this moment gets his own.
         let Ok(_nobody_else) = content.leasing.try_lock() else { return content.forget_ahead() };
         if content.local.load().is_some() {

@@ -17,7 +17,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use larder_common::{BlockSize, Error, ErrorKind, FileId, FileStatus, FsPath, Generation, Result};
-use larder_proto::v1;
+use larder_proto::{convert::WorkerAddress, v1};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -26,7 +26,7 @@ use crate::{
     calls::Calls,
     closing::Closing,
     descriptors::Residents,
-    leases::Local,
+    leases::{Leased, Local},
     master::Trust,
     metadata::{Key, Known, Metadata, Terms},
     nodes,
@@ -90,6 +90,8 @@ pub(crate) struct Content {
     pub(crate) counted: AtomicBool,
     /// While it is leased ahead and not read.
     pub(crate) ahead: Mutex<Option<AheadShare>>,
+    /// A lease that came ahead, for whoever hands the cache file to the kernel.
+    pub(crate) waiting: Mutex<Option<Leased>>,
 }
 
 impl Content {
@@ -111,12 +113,34 @@ impl Content {
     pub(crate) fn release(&self) {
         self.local.store(None);
         self.forget_ahead();
+        drop(self.take_waiting());
     }
 
     /// It is not leased ahead any more.
     pub(crate) fn forget_ahead(&self) {
         let share = self.ahead.lock().take();
         drop(share);
+    }
+
+    /// Keeps a lease that came ahead, unless somebody has read the file by now.
+    pub(crate) fn wait_for_kernel(self: &Arc<Self>, leased: Leased) {
+        let content = Arc::downgrade(self);
+        let on_recall = move || {
+            if let Some(content) = content.upgrade() {
+                content.forget_ahead();
+                drop(content.take_waiting());
+            }
+        };
+        let mut waiting = self.waiting.lock();
+        let unwanted = self.counted.load(Ordering::Relaxed) || !leased.guard.watched_by(&(Arc::new(on_recall) as _));
+        let ended = if unwanted { Some(leased) } else { waiting.replace(leased) };
+        drop(waiting);
+        drop(ended);
+    }
+
+    /// The lease that came ahead.
+    pub(crate) fn take_waiting(&self) -> Option<Leased> {
+        self.waiting.lock().take()
     }
 
     /// Whether nobody has read it or leased it.
@@ -184,6 +208,8 @@ pub(crate) struct Caches {
     pub(crate) metadata: Metadata,
     pub(crate) residents: Residents,
     versions: Mutex<Versions>,
+    /// The list of workers that came last.
+    workers: Mutex<Arc<[WorkerAddress]>>,
     closing: Arc<Closing>,
 }
 
@@ -191,7 +217,8 @@ impl Caches {
     pub(crate) fn new(metadata_max: usize, trust: Arc<Trust>, residents: Residents, calls: Arc<Calls>) -> Arc<Self> {
         let closing = Closing::new(calls);
         let metadata = Metadata::new(metadata_max, trust);
-        Arc::new(Self { metadata, residents, versions: Mutex::default(), closing })
+        let (versions, workers) = Default::default();
+        Arc::new(Self { metadata, residents, versions, workers, closing })
     }
 
     /// Nothing that the master said holds any more. Descriptors stay: a generation never changes.
@@ -284,6 +311,28 @@ impl Caches {
         Ok(known)
     }
 
+    /// Takes an answer of `Open` for a file that was named along with another: keeps it under its id and its name, as who
+    /// opens by id asks for both.
+    ///
+    /// # Errors
+    /// As [`Self::opened_node`].
+    pub(crate) fn named_node(
+        &self,
+        path: &FsPath,
+        reply: &v1::OpenReply,
+        workers: &[v1::WorkerAddress],
+        epoch: u64,
+    ) -> Result<Known> {
+        let known = self.reopened(path, reply, workers)?;
+        let (validity, parent) = (reply.validity.unwrap_or_default(), FileId(reply.parent));
+        let terms = Terms { position: reply.position, parent, validity, epoch };
+        if let Some(name) = &known.status.name {
+            self.metadata.keep(Key::child(parent, name), Known { content: None, ..known.clone() }, terms);
+        }
+        self.metadata.keep(Key::node(known.status.id), known.clone(), terms);
+        Ok(known)
+    }
+
     /// Takes an answer of `Open` for an id. It says nothing of any path: the file may have another name by now.
     ///
     /// # Errors
@@ -296,9 +345,22 @@ impl Caches {
     ) -> Result<Known> {
         let status = FileStatus::try_from(reply.status.clone().unwrap_or_default())?;
         let blocks = status.block_size.count(status.length);
-        let access = Access { grant: reply.grant.clone(), places: Places::from_wire(reply, workers, blocks)? };
+        let mut places = Places::from_wire(reply, workers, blocks)?;
+        self.share(&mut places.workers);
+        // A copy: what was decoded is a part of the buffer that it was received in, and would keep all of it.
+        let access = Access { grant: Bytes::copy_from_slice(&reply.grant), places };
         let content = self.content(path, &status, access);
         Ok(Known { status: Arc::new(status), content: Some(content) })
+    }
+
+    /// Takes the list of workers that came last, if it is the same.
+    fn share(&self, workers: &mut Arc<[WorkerAddress]>) {
+        let mut last = self.workers.lock();
+        if *last == *workers {
+            *workers = Arc::clone(&last);
+        } else {
+            *last = Arc::clone(workers);
+        }
     }
 
     /// The one content of this file and generation, with the newest access.
@@ -323,6 +385,7 @@ impl Caches {
             walk: OnceLock::new(),
             counted: AtomicBool::new(false),
             ahead: Mutex::default(),
+            waiting: Mutex::default(),
         });
         versions.add(&content);
         content

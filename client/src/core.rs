@@ -12,7 +12,7 @@ use larder_proto::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ahead::Ahead,
+    ahead::{Ahead, By},
     calls::{How, Outcome},
     config::Config,
     content::{Caches, Content},
@@ -57,7 +57,7 @@ impl Core {
     pub(crate) async fn open(self: &Arc<Self>, path: &FsPath) -> Result<Known> {
         let (reply, epoch) = self.ask_open(path, false).await?;
         let known = self.caches.opened(path, &reply, &reply.workers, epoch)?;
-        self.opened_cold(path, known.content.as_ref());
+        self.opened_cold(path, known.content.as_ref(), By::Path);
         Ok(known)
     }
 
@@ -86,7 +86,7 @@ impl Core {
 
     /// What is known of an inode with its content, asked for in somebody's name. With a generation that is not 0, just that version.
     pub(crate) async fn open_node(
-        &self,
+        self: &Arc<Self>,
         caller: Option<v1::CallerInfo>,
         file: FileId,
         generation: Generation,
@@ -99,7 +99,11 @@ impl Core {
             async move { client.open(request).await }
         });
         let reply = reply.await?;
-        self.caches.opened_node(file, &reply, &reply.workers, epoch)
+        let known = self.caches.opened_node(file, &reply, &reply.workers, epoch)?;
+        if let Ok(path) = FsPath::parse(&reply.path) {
+            self.opened_cold(&path, known.content.as_ref(), By::Node);
+        }
+        Ok(known)
     }
 
     /// Asks for a new grant and new places of a version that is open.

@@ -29,7 +29,7 @@ pub struct BlockLocation {
 pub(crate) async fn of(core: &Core, content: &Content) -> Result<Vec<BlockLocation>> {
     let access = content.access.load_full();
     let mut ways = Vec::new();
-    for address in &access.places.workers {
+    for address in access.places.workers.iter() {
         let worker = core.workers.get(address)?;
         ways.push((address.id, core.workers.short(&worker).await.map(|_| ())));
     }

@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_common::{
-    Caller, Error, ErrorKind, FileId, FileStatus, FsPath, Generation, Name, Position, Result, WriteType,
+    Caller, ClusterId, Error, ErrorKind, FileId, FileStatus, FsPath, Generation, Name, Position, Result, WriteType,
 };
 use larder_proto::{from_status, v1};
 
@@ -156,6 +156,18 @@ impl Nodes {
     #[must_use]
     pub fn invalidations(&self) -> Invalidations {
         self.core.link.watchers.subscribe()
+    }
+
+    /// In whose name this process may ask without naming anybody: for an ordinary user himself, for nobody may act for another.
+    #[must_use]
+    pub fn own(&self) -> &Caller {
+        &self.core.config.caller
+    }
+
+    /// The cluster that was connected to.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.core.link.greeting.lock().cluster
     }
 
     /// Until when what was said may be used that holds "while the session lives": 70 % of the session's lease (7 s of 10 s)

@@ -26,6 +26,21 @@ const REFUSED_FOR: Duration = Duration::from_secs(3);
 /// What is called when the worker wants a lease back.
 pub type OnRecall = Arc<dyn Fn() + Send + Sync>;
 
+/// Why a file cannot be handed to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unleased {
+    /// It has no bytes.
+    Empty,
+    /// Some of it is not in one cache file.
+    NotWhole,
+    /// No worker that has or fetches it shares a socket with this process.
+    NotLocal,
+    /// This process may open no more descriptors.
+    Crowded,
+    /// The worker refuses, or wants it back at once.
+    Refused,
+}
+
 /// A lease on a whole cache file.
 #[derive(Debug)]
 pub struct WholeLease {
@@ -49,14 +64,22 @@ impl File {
     }
 
     /// A lease on the whole file, if a co-located worker holds all of it now, or as soon as it has fetched a small file.
-    /// `None` where the bytes have to be read in another way.
+    /// Else why the bytes have to be read in another way.
     ///
     /// # Errors
     /// `Changed`, `Denied`; `Unavailable` or `Deadline`.
-    pub async fn lease_whole(&self, on_recall: OnRecall) -> Result<Option<WholeLease>> {
+    pub async fn lease_whole(&self, on_recall: OnRecall) -> Result<Result<WholeLease, Unleased>> {
         let content = Arc::clone(self.content());
-        if content.length == 0 || content.refusal().is_some() {
-            return Ok(None);
+        if content.length == 0 {
+            return Ok(Err(Unleased::Empty));
+        }
+        if content.refusal().is_some() {
+            return Ok(Err(Unleased::Refused));
+        }
+        // The walk of its directory goes on, and what came ahead of it is there by now.
+        self.0.core.reading(&content, self.0.read_type);
+        if let Some(leased) = content.take_waiting() {
+            return Self::whole(&content, leased, &on_recall);
         }
         let deadline = self.0.core.link.deadline();
         match self.try_whole(&content, &on_recall, deadline).await {
@@ -73,21 +96,27 @@ impl File {
         content: &Arc<Content>,
         on_recall: &OnRecall,
         deadline: Deadline,
-    ) -> Result<Option<WholeLease>> {
+    ) -> Result<Result<WholeLease, Unleased>> {
         let core = &self.0.core;
         let access = content.access.load_full();
         core.workers.meet(&access.places.workers).await;
         let is_local = |address: &_| core.workers.is_local(address);
         let order = access.places.order(0, &core.workers.nearness(&is_local), &std::collections::HashSet::new());
-        let Some(address) = order.first().map(|place| access.places.workers[*place].clone()) else { return Ok(None) };
+        let Some(address) = order.first().map(|place| access.places.workers[*place].clone()) else {
+            return Ok(Err(Unleased::NotLocal));
+        };
         let worker = core.workers.get(&address)?;
-        let Ok(short) = core.workers.short(&worker).await else { return Ok(None) };
-        let Leased { guard, descriptor, answer } =
-            match short.lease(access.grant.clone(), self.0.read_type, 0, deadline).await {
-                Ok(leased) => leased,
-                Err(Refused::Crowded) => return Ok(None),
-                Err(Refused::Failed(error)) => return refused(content, error),
-            };
+        let Ok(short) = core.workers.short(&worker).await else { return Ok(Err(Unleased::NotLocal)) };
+        match short.lease(access.grant.clone(), self.0.read_type, 0, deadline).await {
+            Ok(leased) => Self::whole(content, leased, on_recall),
+            Err(Refused::Crowded) => Ok(Err(Unleased::Crowded)),
+            Err(Refused::Failed(error)) => refused(content, error),
+        }
+    }
+
+    /// What a lease is good for.
+    fn whole(content: &Content, leased: Leased, on_recall: &OnRecall) -> Result<Result<WholeLease, Unleased>> {
+        let Leased { guard, descriptor, answer } = leased;
         let is_it = (FileId(answer.file), Generation(answer.generation)) == (content.file, content.generation);
         if !is_it || answer.length != content.length {
             return Err(Error::new(ErrorKind::Changed, "the worker leased another version than was asked for"));
@@ -95,21 +124,24 @@ impl File {
         let blocks = content.blocks();
         let whole = Bits::new(blocks);
         whole.insert(convert::from_runs(&answer.whole, blocks));
-        if !whole.is_all() || !guard.watched_by(on_recall) {
-            return Ok(None);
+        if !whole.is_all() {
+            return Ok(Err(Unleased::NotWhole));
         }
-        Ok(Some(WholeLease { descriptor: Some(descriptor), _guard: guard }))
+        if !guard.watched_by(on_recall) {
+            return Ok(Err(Unleased::Refused));
+        }
+        Ok(Ok(WholeLease { descriptor: Some(descriptor), _guard: guard }))
     }
 }
 
 /// Some refusals concern the version or the grant; the others only mean another way of reading.
-fn refused(content: &Content, error: Error) -> Result<Option<WholeLease>> {
+fn refused(content: &Content, error: Error) -> Result<Result<WholeLease, Unleased>> {
     match error.kind() {
         ErrorKind::Regrant | ErrorKind::Changed | ErrorKind::Denied => Err(error),
-        ErrorKind::Unavailable | ErrorKind::Deadline => Ok(None),
+        ErrorKind::Unavailable | ErrorKind::Deadline => Ok(Err(Unleased::NotLocal)),
         _ => {
             content.refuse(Why::not_leased(&error), REFUSED_FOR);
-            Ok(None)
+            Ok(Err(Unleased::Refused))
         }
     }
 }

@@ -4,7 +4,7 @@
 //! co-located worker; the rest, the nearest first. Equally near ones are turned by block number, so that readers of
 //! one file do not all go to the first.
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use larder_common::{BlockSize, Medium, Result, WorkerId};
 use larder_proto::{convert, convert::WorkerAddress, v1};
@@ -27,7 +27,8 @@ impl Runs {
 /// Where the blocks of one version of a file are, as the master said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Places {
-    pub(crate) workers: Vec<WorkerAddress>,
+    /// Shared by all versions that have the same: mostly there are few lists.
+    pub(crate) workers: Arc<[WorkerAddress]>,
     pub(crate) holders: Vec<Runs>,
     pub(crate) assignments: Vec<Runs>,
 }
@@ -35,7 +36,7 @@ pub(crate) struct Places {
 impl Places {
     /// Takes what the master sent and refuses what makes no sense.
     pub(crate) fn from_wire(reply: &v1::OpenReply, workers: &[v1::WorkerAddress], blocks: u32) -> Result<Self> {
-        let workers = workers.iter().cloned().map(TryInto::try_into).collect::<Result<Vec<_>>>()?;
+        let workers = workers.iter().cloned().map(TryInto::try_into).collect::<Result<Arc<[_]>>>()?;
         let runs = |worker: u32, medium, runs: &[v1::BlockRun]| {
             let worker = usize::try_from(worker).ok().filter(|worker| *worker < workers.len())?;
             let range = |run: &v1::BlockRun| run.first.min(blocks)..run.first.saturating_add(run.count).min(blocks);
@@ -136,7 +137,7 @@ mod tests {
     fn places() -> Places {
         let runs = |worker, medium, blocks| Runs { worker, medium, blocks: vec![blocks] };
         Places {
-            workers: vec![worker(0, "b"), worker(1, "a"), worker(2, "b"), worker(3, "b")],
+            workers: [worker(0, "b"), worker(1, "a"), worker(2, "b"), worker(3, "b")].into(),
             holders: vec![runs(0, Some(Medium::Mem), 0..2), runs(1, Some(Medium::Ssd), 0..1)],
             assignments: vec![runs(2, None, 2..3)],
         }

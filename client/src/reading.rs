@@ -268,7 +268,12 @@ impl<'f> Reading<'f> {
         }
         let residents = &self.file.core.caches.residents;
         for _ in 0..2 {
-            let asked = short.lease(access.grant.clone(), self.file.read_type, offset, deadline);
+            let asked = async {
+                match self.content.take_waiting() {
+                    Some(leased) => Ok(leased),
+                    None => short.lease(access.grant.clone(), self.file.read_type, offset, deadline).await,
+                }
+            };
             // While the worker is at it.
             let walk = async { self.file.core.reading(self.content, self.file.read_type) };
             match futures_util::join!(asked, walk).0 {

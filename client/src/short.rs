@@ -157,7 +157,12 @@ impl LeaseGuard {
 
     /// Recalls of this lease are told from now on. False if it has been recalled already.
     pub(crate) fn watched_by(&self, on_recall: &OnRecall) -> bool {
-        self.shared.held.lock().insert(self.number, Held::Watched(Arc::clone(on_recall))).is_none()
+        let mut held = self.shared.held.lock();
+        let recalled = matches!(held.get(&self.number), Some(Held::Recalled));
+        if !recalled {
+            held.insert(self.number, Held::Watched(Arc::clone(on_recall)));
+        }
+        !recalled
     }
 
     /// When the connection closed, if it did.

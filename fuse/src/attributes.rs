@@ -8,7 +8,8 @@ use larder_common::{Times, settings::FuseProfile};
 
 use crate::options::MountOptions;
 
-/// Longer than this the kernel believes nothing, whatever the options say.
+/// Longer than this the kernel believes nothing, whatever the options say: it bounds what a process that is stopped by a signal
+/// can leave out of date.
 const LONGEST: Duration = Duration::from_secs(60);
 /// A tree that does not change while it is mounted is believed for so long, until it is called back.
 const UNCHANGING: Duration = Duration::from_secs(3600);
@@ -42,6 +43,11 @@ impl View {
     /// Whether owners are not shown as they are, so that calls are not made in the name of who asks either.
     pub(crate) fn is_squashed(&self) -> bool {
         self.uid.is_some() || self.gid.is_some()
+    }
+
+    /// Whether the tree does not change while it is mounted, so that its files are read without being opened.
+    pub(crate) fn is_unchanging(&self) -> bool {
+        self.unchanging
     }
 
     /// What `stat` shows.
@@ -85,6 +91,8 @@ impl View {
         let most = match trusted {
             Trust::No => Duration::ZERO,
             Trust::For(time) => session.min(time),
+            // All of it is called back when the session is lost.
+            Trust::Session if epoch && !session.is_zero() => LONGEST,
             Trust::Session => session,
         };
         let entry_most = if epoch { LONGEST } else { WITHOUT_EPOCH };
@@ -182,11 +190,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_believed_longer_than_the_session_is_trusted() {
+    fn nothing_is_believed_when_the_session_is_not_trusted_and_no_longer_where_it_cannot_be_called_back() {
         let (view, now) = (View::default(), Instant::now());
         let until = now + Duration::from_secs(7);
         let believed = |trusted, epoch| view.timeouts(trusted, until, now, epoch);
-        assert_eq!(believed(Trust::Session, true).entry, Duration::from_secs(7));
+        assert_eq!(believed(Trust::Session, true).entry, LONGEST, "it can be called back");
+        assert_eq!(believed(Trust::Session, false).attributes, Duration::from_secs(7));
         assert_eq!(believed(Trust::Session, false).entry, WITHOUT_EPOCH);
         assert_eq!(believed(Trust::For(Duration::from_secs(2)), true).attributes, Duration::from_secs(2));
         assert_eq!(believed(Trust::No, true), Timeouts::default());
@@ -194,7 +203,7 @@ mod tests {
         assert_eq!(view.timeouts(Trust::Session, until, late, true), Timeouts::default());
         let options = MountOptions::parse(["attr_timeout=0"]).unwrap();
         let short = View::new(&options).timeouts(Trust::Session, until, now, true);
-        assert_eq!((short.attributes, short.entry), (Duration::ZERO, Duration::from_secs(7)));
+        assert_eq!((short.attributes, short.entry), (Duration::ZERO, LONGEST));
         let dataset = View::new(&MountOptions::parse(["profile=dataset"]).unwrap());
         assert_eq!(dataset.timeouts(Trust::Session, until, late, true).entry, UNCHANGING);
         assert_eq!(dataset.timeouts(Trust::No, until, now, true), Timeouts::default());

@@ -29,6 +29,11 @@ impl<B> Registry<B> {
         self.kept.lock().get(&version).cloned()
     }
 
+    /// Whether a version is registered; it does not count as a use.
+    pub(crate) fn has(&self, version: Version) -> bool {
+        self.kept.lock().contains(&version)
+    }
+
     /// Keeps a registration; the one that was not used for longest goes when there are too many. If there is one of this
     /// version already, that one is given back and the new one goes: all handles must use the same.
     pub(crate) fn keep(&self, version: Version, new: B) -> Arc<B> {

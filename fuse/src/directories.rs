@@ -4,11 +4,13 @@
 //! after `.` and `..`. The page that is being read stays with the handle, so that names can be removed while the directory is
 //! read without others being passed over.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fuser::FileType;
 use larder_client::{FileId, FileStatus, Name, NodeStatus, Trust};
-use larder_common::Caller;
 
 use crate::{
     attributes,
@@ -18,6 +20,8 @@ use crate::{
     server::{Entry, Server},
 };
 
+/// So long the kernel uses the names of a directory that it has kept, where it may believe attributes for as long.
+const KEPT: Duration = Duration::from_secs(30);
 /// Entries of a page.
 const PAGE: usize = 1024;
 
@@ -51,7 +55,7 @@ impl Cursor {
         for current in first..=number {
             let Some(after) = self.marks.get(current).cloned() else { return Ok(false) };
             let limit = u32::try_from(PAGE).unwrap_or(u32::MAX);
-            let listed = server.nodes.list(&Caller::root(), self.directory, after.as_ref(), limit).await?;
+            let listed = server.nodes.list(server.nodes.own(), self.directory, after.as_ref(), limit).await?;
             if current + 1 == self.marks.len()
                 && listed.more
                 && let Some(last) = listed.entries.last()
@@ -62,6 +66,16 @@ impl Cursor {
         }
         Ok(true)
     }
+}
+
+/// How an open of a directory is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenDirectory {
+    pub(crate) handle: u64,
+    /// The kernel may keep the names that it is given from now on.
+    pub(crate) may_keep: bool,
+    /// And use those that it has kept.
+    pub(crate) may_use_kept: bool,
 }
 
 /// One entry as the kernel is told of it.
@@ -77,9 +91,18 @@ pub(crate) struct Listed {
 
 impl Server {
     /// `OPENDIR`.
-    pub(crate) fn open_directory(&self, node: NodeId) -> Answer<u64> {
-        let cursor = Cursor::new(self.file(node)?);
-        Ok(self.add_handle(Handle::Directory(tokio::sync::Mutex::new(cursor))))
+    ///
+    /// The kernel keeps the names of a directory that it is told of when it changes; it compares the directory's time before it
+    /// uses them. They are read again before what came with them is out of date, for then it would ask for each by itself.
+    pub(crate) async fn open_directory(&self, node: NodeId) -> Answer<OpenDirectory> {
+        let directory = self.file(node)?;
+        let found = self.nodes.status(directory).await;
+        let may_keep = found.is_ok_and(|found| self.timeouts(found.trusted).attributes >= KEPT);
+        let now = Instant::now();
+        let is_fresh = self.listed.lock().get(&node).is_some_and(|listed| now.duration_since(*listed) < KEPT);
+        let cursor = Cursor::new(directory);
+        let handle = self.add_handle(Handle::Directory(tokio::sync::Mutex::new(cursor)));
+        Ok(OpenDirectory { handle, may_keep, may_use_kept: may_keep && is_fresh })
     }
 
     /// `RELEASEDIR`.
@@ -106,6 +129,7 @@ impl Server {
         let mut cursor = cursor.lock().await;
         if offset == 0 {
             *cursor = Cursor::new(directory);
+            self.listed.lock().put(node, Instant::now());
         }
         let mut at = offset;
         for name in [&b"."[..], b".."].into_iter().skip(usize::try_from(at.min(2)).unwrap_or(2)) {

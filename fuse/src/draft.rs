@@ -20,7 +20,7 @@ use std::{
 };
 
 use larder_client::{File, FileId, FileStatus, Generation, Name, Nodes, Timestamp};
-use larder_common::{Caller, Error, ErrorKind, Result, clock::Clock};
+use larder_common::{Error, ErrorKind, Result, clock::Clock};
 use nix::unistd::Whence;
 use parking_lot::Mutex;
 
@@ -196,7 +196,7 @@ impl Draft {
         if let Some(file) = file {
             return Ok(file);
         }
-        let file = self.nodes.open(&Caller::root(), self.file, generation).await?;
+        let file = self.nodes.open(self.nodes.own(), self.file, generation).await?;
         let mut state = self.state.lock();
         if state.base.0 == generation {
             state.base.1 = Some(file.clone());

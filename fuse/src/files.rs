@@ -6,6 +6,7 @@ use larder_client::{AttributeChanges, File, FileId, FileStatus, Generation, Name
 use larder_common::{Caller, Error, ErrorKind, Result};
 
 use crate::{
+    accounts::{Read, Reason},
     errno::{Answer, Errno},
     mode::{Access, Way},
     nodes::{NodeId, Seen},
@@ -49,17 +50,18 @@ impl Server {
             self.observe(node, status.generation)?;
             if status.generation == generation {
                 let claim = self.claim(node, &status, Access::Read, Some(backing))?;
-                return Ok(self.opened_to_read(claim, None));
+                return Ok(self.opened_to_read(claim, None, Reason::OpenedBefore));
             }
         }
-        let file = self.nodes.open(&Caller::root(), file, Generation(0)).await.map_err(gone)?;
+        let file = self.nodes.open(self.nodes.own(), file, Generation(0)).await.map_err(gone)?;
         self.observe(node, file.status().generation)?;
-        let backing = match self.passes_through() {
-            true => self.register(&file).await,
-            false => None,
+        let backing = match self.without_passthrough() {
+            None => self.register(&file).await,
+            Some(why) => Err(why),
         };
-        let claim = self.claim(node, file.status(), Access::Read, backing)?;
-        Ok(self.opened_to_read(claim, Some(file)))
+        let why = backing.as_ref().err().copied().unwrap_or(Reason::OpenedBefore);
+        let claim = self.claim(node, file.status(), Access::Read, backing.ok())?;
+        Ok(self.opened_to_read(claim, Some(file), why))
     }
 
     /// A reader of what is being written.
@@ -71,17 +73,22 @@ impl Server {
         self.observe(node, status.generation)?;
         work.overlay(&mut status);
         let claim = self.claim(node, &status, Access::Read, None)?;
-        Ok(self.opened_to_read(claim, None))
+        Ok(self.opened_to_read(claim, None, Reason::BeingWritten))
     }
 
-    fn opened_to_read(&self, claim: Claim, file: Option<File>) -> Opening {
+    /// `why`: what stands in the way of passthrough, where the handle gets none.
+    fn opened_to_read(&self, claim: Claim, file: Option<File>, why: Reason) -> Opening {
         match claim.way {
             Way::Plain => {
-                let handle = self.add_handle(Handle::Reader(claim, parking_lot::Mutex::new(file)));
+                self.accounts.not_passed_through(why);
+                claim.opened.set_why(why);
+                let read = file.map(|file| Arc::new(Read::from(file)));
+                let handle = self.add_handle(Handle::Reader(claim, parking_lot::Mutex::new(read)));
                 Opening { handle, backing: None }
             }
             _ => {
                 let backing = claim.opened.backing();
+                self.accounts.passed_through(claim.opened.status().length);
                 Opening { handle: self.add_handle(Handle::Through(claim)), backing }
             }
         }
@@ -103,8 +110,8 @@ impl Server {
         }
     }
 
-    /// Has the kernel read a file itself, if all of it is in a local cache file.
-    async fn register(self: &Arc<Self>, file: &File) -> Option<Arc<Backing>> {
+    /// Has the kernel read a file itself, if all of it is in a local cache file; else why not.
+    async fn register(self: &Arc<Self>, file: &File) -> Result<Arc<Backing>, Reason> {
         let version = file.version();
         let registry = Arc::downgrade(&self.backings);
         let on_recall = move || {
@@ -116,20 +123,24 @@ impl Server {
             Ok(lease) => lease?,
             Err(error) => {
                 tracing::debug!(%error, "a file is not passed through");
-                return None;
+                return Err(Reason::Refused);
             }
         };
-        match self.device()?.register(lease) {
-            Ok(backing) => Some(self.backings.keep(version, backing)),
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                self.forgo_passthrough("it needs CAP_SYS_ADMIN of the initial user namespace");
-                None
+        let registered = self.device().ok_or(Reason::Kernel)?.register(lease);
+        let backing = registered.map_err(|error| {
+            let why = Reason::of_kernel(&error);
+            match why {
+                Reason::NoCapability => {
+                    self.forgo_passthrough(why, "it needs CAP_SYS_ADMIN of the initial user namespace");
+                }
+                Reason::Overlayfs => {
+                    self.forgo_passthrough(why, "the cache lies on overlayfs; give the worker a tmpfs or a volume");
+                }
+                _ => tracing::debug!(%error, "the kernel does not take a cache file"),
             }
-            Err(error) => {
-                tracing::debug!(%error, "the kernel does not take a cache file");
-                None
-            }
-        }
+            why
+        })?;
+        Ok(self.backings.keep(version, backing))
     }
 
     async fn open_to_write(self: &Arc<Self>, node: NodeId, access: Access, flags: i32) -> Answer<Opening> {
@@ -175,7 +186,7 @@ impl Server {
         let mut entry = self.enter(made, (directory, name));
         let access = Access::of(flags);
         let opening = self.claim(entry.node, &status, access, None).and_then(|claim| match access {
-            Access::Read => Ok(self.opened_to_read(claim, None)),
+            Access::Read => Ok(self.opened_to_read(claim, None, Reason::Empty)),
             _ => self.opened_to_write(claim, flags),
         });
         entry.timeouts.attributes = std::time::Duration::ZERO;
@@ -194,23 +205,33 @@ impl Server {
             return work.read(offset, size).await;
         }
         let file = self.newest(&claim.opened, kept).await?;
-        let length = file.status().length.saturating_sub(offset).min(size as u64);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(size)];
-        let read = file.read_at(offset, &mut bytes).await?;
-        bytes.truncate(read);
+        let bytes = self.read_file(&file, offset, size).await?;
+        self.accounts.answered(bytes.len(), false);
+        Ok(bytes)
+    }
+
+    /// Bytes of a file, no more than it has.
+    pub(crate) async fn read_file(&self, read: &Read, offset: u64, size: usize) -> Answer<Vec<u8>> {
+        let length = read.file.length().saturating_sub(offset).min(size as u64);
+        let mut bytes = vec![0; usize::try_from(length).map_err(|_| Errno::INVALID)?];
+        let done = read.file.read_at(offset, &mut bytes).await;
+        self.accounts.taken(read);
+        bytes.truncate(done?);
         Ok(bytes)
     }
 
     /// The version that a reader reads: what this mount has written since it was opened is seen.
-    async fn newest(&self, opened: &Opened, kept: &parking_lot::Mutex<Option<File>>) -> Answer<File> {
+    async fn newest(&self, opened: &Opened, kept: &parking_lot::Mutex<Option<Arc<Read>>>) -> Answer<Arc<Read>> {
         let generation = self.table.lock().get(opened.node).map(|record| record.generation);
-        let file = kept.lock().clone();
-        if let Some(file) = file.filter(|file| generation.is_none_or(|newest| newest <= file.version().1)) {
-            return Ok(file);
+        let known = kept.lock().clone();
+        if let Some(read) = known.filter(|read| generation.is_none_or(|newest| newest <= read.file.version().1)) {
+            return Ok(read);
         }
-        let file = self.nodes.open(&Caller::root(), opened.file, generation.unwrap_or_default()).await?;
-        *kept.lock() = Some(file.clone());
-        Ok(file)
+        let file = self.nodes.open(self.nodes.own(), opened.file, generation.unwrap_or_default()).await?;
+        let read = Arc::new(Read::from(file));
+        let old = kept.lock().replace(Arc::clone(&read));
+        drop(old);
+        Ok(read)
     }
 
     /// Whether a write takes setuid and setgid away, which is a message to the master.
@@ -225,7 +246,7 @@ impl Server {
         let handle = self.handle(handle)?;
         let Some(claim) = handle.claim() else { return Err(Errno::BAD_HANDLE) };
         let changes = AttributeChanges { drop_privileges: true, ..AttributeChanges::default() };
-        match self.nodes.set_attributes(&Caller::root(), claim.opened.file, &changes).await {
+        match self.nodes.set_attributes(self.nodes.own(), claim.opened.file, &changes).await {
             Ok(changed) => claim.opened.set_status(|status| status.mode = changed.status.mode),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 claim.opened.set_status(|status| status.mode &= 0o1777)

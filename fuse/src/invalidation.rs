@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use larder_client::{FileId, Invalidated, Invalidations, Name};
 use tokio_util::sync::CancellationToken;
 
-use crate::server::Server;
+use crate::{nodes::NodeId, server::Server, transport::Device};
 
 /// Names that wait to be dropped one by one; more than these are dropped by their second.
 const NAMES: usize = 4096;
@@ -56,15 +56,12 @@ fn carry_out(server: &Server, invalidated: &Invalidated) -> Vec<Later> {
         true => server.table.lock().ids(),
         false => {
             let table = server.table.lock();
-            let own = invalidated.files.iter().chain(&invalidated.directories);
-            own.filter_map(|file| table.node(*file)).collect()
+            let names = invalidated.names.iter().map(|(directory, _)| directory);
+            let touched = invalidated.files.iter().chain(&invalidated.directories).chain(names);
+            touched.filter_map(|file| table.node(*file)).collect()
         }
     };
-    for node in nodes {
-        if let Err(error) = device.invalidate_attributes(node) {
-            tracing::debug!(%error, node, "attributes could not be dropped");
-        }
-    }
+    drop_attributes(device, nodes);
     let names = invalidated.everything
         || invalidated.moved
         || !invalidated.directories.is_empty()
@@ -74,8 +71,9 @@ fn carry_out(server: &Server, invalidated: &Invalidated) -> Vec<Later> {
     if invalidated.own {
         return Vec::new();
     }
-    // Also an open file's pages may be kept: it can be mapped.
-    let mut later: Vec<_> = invalidated.files.iter().copied().map(Later::Pages).collect();
+    // Also an open file's pages may be kept: it can be mapped. Those of a directory are its names.
+    let changed = invalidated.files.iter().chain(&invalidated.directories);
+    let mut later: Vec<_> = changed.copied().map(Later::Pages).collect();
     if names && server.negotiated().epoch {
         if let Err(error) = device.raise_epoch() {
             tracing::warn!(%error, "the kernel took no new epoch");
@@ -84,6 +82,14 @@ fn carry_out(server: &Server, invalidated: &Invalidated) -> Vec<Later> {
         later.extend(invalidated.names.iter().cloned().map(|(directory, name)| Later::Name(directory, name)));
     }
     later
+}
+
+fn drop_attributes(device: &Device, nodes: Vec<NodeId>) {
+    for node in nodes {
+        if let Err(error) = device.invalidate_attributes(node) {
+            tracing::debug!(%error, node, "attributes could not be dropped");
+        }
+    }
 }
 
 fn drop_later(server: &Server, later: &std::sync::mpsc::Receiver<Later>) {
@@ -114,6 +120,9 @@ pub(crate) async fn watch_trust(server: Arc<Server>, ended: CancellationToken) {
             if let Some(device) = server.device() {
                 // A kernel that is unmounting has nothing to forget.
                 let _ = device.raise_epoch();
+                // What is open is not looked up.
+                let nodes = server.table.lock().ids();
+                drop_attributes(device, nodes);
             }
         }
         trusted = now;

@@ -2,11 +2,13 @@
 //!
 //! [`mount`] puts a directory of the namespace at a place in the file system and serves it until it is unmounted. From the outside
 //! in: `transport` carries the kernel's requests; `server` knows what is open and which node stands for what; `namespace`,
-//! `directories` and `files` answer; `work` is what the writers of a file share; `invalidation` drops what others have changed. `nodes`, `mode`, `backing`, `ranges`,
-//! `attributes` and `options` decide and do nothing else.
+//! `directories` and `files` answer; `work` is what the writers of a file share; `invalidation` drops what others have changed.
+//! `nodes`, `mode`, `backing`, `ranges`, `attributes` and `options` decide and do nothing else. `accounts` counts, and `told` says
+//! which way files are served.
 //!
 //! No request waits without a deadline, and none blocks the thread that read it.
 
+mod accounts;
 mod attributes;
 mod backing;
 mod beside;
@@ -15,6 +17,7 @@ mod draft;
 mod errno;
 mod features;
 mod files;
+mod host;
 mod invalidation;
 mod mode;
 mod mounting;
@@ -24,11 +27,14 @@ mod opened;
 mod options;
 mod ranges;
 mod server;
+mod told;
 mod transport;
 mod unopened;
 mod work;
 mod works;
 
 pub use features::Features;
+pub use host::Here;
 pub use mounting::{Config, Mounted, mount, unmount};
 pub use options::MountOptions;
+pub use told::Watch;

@@ -15,21 +15,24 @@ use larder_common::{Caller, Error, ErrorKind, Result, clock::Clock};
 use nix::{
     errno::Errno,
     mount::{MntFlags, umount2},
+    sys::statfs::statfs,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     features::Features,
-    invalidation,
+    host, invalidation,
     options::MountOptions,
     server::{Parts, Server},
+    told::Watch,
     transport::{self, Settings},
 };
 
 /// Between two tries to unmount what is busy.
 const PAUSE: Duration = Duration::from_millis(200);
-/// So long the kernel may take to end a session that is unmounted.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// So long it is waited for the kernel to end a session that is unmounted: at once, unless another mount namespace (a container that
+/// was started meanwhile) has a copy of the mount, which ends with this process.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What is mounted where, and how.
 #[derive(Clone, Debug)]
@@ -86,8 +89,8 @@ pub async fn mount(cluster: &FileSystem, config: Config) -> Result<Mounted> {
     }
     let nodes = cluster.nodes();
     let invalidations = nodes.invalidations();
-    let Config { options, features, backing_ids, scratch, threads, deadline, own, clock, .. } = config;
-    let parts = Parts { nodes, root: root.id, options: options.clone(), backing_ids, scratch, clock };
+    let Config { root: path, options, features, backing_ids, scratch, threads, deadline, own, clock, .. } = config;
+    let parts = Parts { nodes, root: root.id, path, options: options.clone(), backing_ids, scratch, clock };
     let server = Server::new(parts);
     let settings = Settings { options, features, threads, deadline, own };
     // The kernel asks the first questions while it mounts, and the session's threads answer.
@@ -102,6 +105,12 @@ impl Mounted {
     #[must_use]
     pub fn mount_point(&self) -> &Path {
         &self.mount_point
+    }
+
+    /// A look at it from outside.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.server))
     }
 
     /// Ends when somebody has unmounted it.
@@ -137,8 +146,9 @@ impl Mounted {
                 }
             }
         }
-        // Its end is the kernel's; it was taken out of the tree in any case.
-        let _ = tokio::time::timeout(FAREWELL, self.ended.cancelled()).await;
+        if tokio::time::timeout(FAREWELL, self.ended.cancelled()).await.is_err() {
+            tracing::info!("another mount namespace has a copy of the mount, which ends with this process");
+        }
         tracing::debug!(
             nodes = self.server.table.lock().len(),
             registered = self.server.backings.len(),
@@ -159,7 +169,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 /// Makes a place to mount at ready; gives its whole path.
 fn prepare(mount_point: &Path) -> Result<PathBuf> {
     let named = |error: std::io::Error| Error::from(error).at(mount_point.as_os_str().as_encoded_bytes());
-    match fs::metadata(mount_point) {
+    // The kernel may believe attributes for a while; the size of a file system is always asked for.
+    let there = statfs(mount_point).map_err(std::io::Error::from).and_then(|_| fs::metadata(mount_point));
+    match there {
         Ok(there) if there.is_dir() => {}
         Ok(_) => {
             let error = Error::new(ErrorKind::NotDirectory, "only a directory can be mounted at");
@@ -175,41 +187,11 @@ fn prepare(mount_point: &Path) -> Result<PathBuf> {
         Err(error) => return Err(named(error)),
     }
     let whole = fs::canonicalize(mount_point).map_err(named)?;
-    if is_mounted(&whole) {
+    if host::is_mounted(&whole) {
         let error = Error::new(ErrorKind::Busy, "something is mounted there already");
         return Err(error.at(whole.as_os_str().as_encoded_bytes()).advise("`larder umount` unmounts it"));
     }
     Ok(whole)
-}
-
-/// Whether a file system of a process is mounted just there.
-fn is_mounted(whole: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().any(|line| {
-        let mut words = line.split(' ').skip(1);
-        let (place, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        kind.starts_with("fuse") && Path::new(&unescaped(place)) == whole
-    })
-}
-
-/// A path of the table of mounts: blanks and their like are three octal digits.
-fn unescaped(text: &str) -> String {
-    let mut path = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\') {
-            Some(escaped) => {
-                path.push(escaped);
-                rest = &after[3..];
-            }
-            None => {
-                path.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&path).into_owned()
 }
 
 /// A mount inside the directory that it shows would show itself.
@@ -307,11 +289,5 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "x").unwrap();
         assert_eq!(prepare(&file).unwrap_err().kind(), ErrorKind::NotDirectory);
-    }
-
-    #[test]
-    fn paths_of_the_table_of_mounts_are_read() {
-        assert_eq!(unescaped("/a\\040b\\134"), "/a b\\");
-        assert_eq!(unescaped("/a\\04"), "/a\\04");
     }
 }

@@ -80,7 +80,7 @@ impl Server {
 
     /// What a name means that is about to go, with the bytes kept that its open handles need.
     async fn before_removal(&self, directory: FileId, name: &Name) -> Option<FileStatus> {
-        let NodeStatus { status, .. } = self.nodes.lookup(&Caller::root(), directory, name).await.ok()?;
+        let NodeStatus { status, .. } = self.nodes.lookup(self.nodes.own(), directory, name).await.ok()?;
         if let Some(work) = self.works.get(status.id).filter(|_| status.links == 1) {
             // Without them the bytes are asked for when they are needed, and it is said then what is wrong.
             let _ = work.keep().await;
@@ -175,11 +175,7 @@ impl Server {
             // Else what is written before would be committed after the time was set.
             self.commit(opened, &work, false).await?;
         }
-        let mut caller = caller;
-        let root = Caller::root();
-        if self.view.is_squashed() {
-            caller = &root;
-        }
+        let caller = if self.view.is_squashed() { self.nodes.own() } else { caller };
         match self.nodes.set_attributes(caller, file, &asked).await {
             Ok(changed) => {
                 if let Some(opened) = opened {
@@ -249,10 +245,13 @@ impl Server {
 
     /// `GETXATTR`.
     pub(crate) async fn xattr(&self, node: NodeId, name: &[u8]) -> Answer<Vec<u8>> {
+        if let Some(told) = self.told(node, name) {
+            return told;
+        }
         if name.starts_with(b"system.") {
             return Err(Errno(libc::EOPNOTSUPP));
         }
-        Ok(self.nodes.xattr(&Caller::root(), self.file(node)?, name).await?.to_vec())
+        Ok(self.nodes.xattr(self.nodes.own(), self.file(node)?, name).await?.to_vec())
     }
 
     /// `LISTXATTR`: names with a NUL after each.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use larder_client::{File, FileId, FileStatus, Generation};
+use larder_client::{FileId, FileStatus, Generation};
 use parking_lot::Mutex;
 
 use crate::{
+    accounts::{Read, Reason},
     directories::Cursor,
     errno::{Answer, Errno},
     mode::{Access, Mode, Offer, Way},
@@ -30,6 +31,8 @@ struct State {
     backing: Option<Arc<Backing>>,
     work: Option<Arc<Work>>,
     writers: u32,
+    /// Why the kernel does not read it itself, if it does not.
+    why: Option<Reason>,
     /// As it was when it was last seen: the file may have no name any more.
     status: FileStatus,
 }
@@ -46,6 +49,15 @@ impl Opened {
     /// Whether the kernel reads for some handles, which cannot see what is written through us.
     pub(crate) fn is_passed_through(&self) -> bool {
         matches!(self.state.lock().mode, Mode::Through(_))
+    }
+
+    pub(crate) fn why(&self) -> Option<Reason> {
+        self.state.lock().why
+    }
+
+    /// What stood in the way of passthrough when the first handle was opened; later handles follow it.
+    pub(crate) fn set_why(&self, why: Reason) {
+        self.state.lock().why.get_or_insert(why);
     }
 
     pub(crate) fn status(&self) -> FileStatus {
@@ -77,7 +89,7 @@ pub(crate) enum Handle {
     /// The kernel serves it.
     Through(Claim),
     /// The version that it reads, as soon as it has read.
-    Reader(Claim, Mutex<Option<File>>),
+    Reader(Claim, Mutex<Option<Arc<Read>>>),
     /// What it changes, and whether it only appends.
     Writer(Claim, Arc<Work>, bool),
     Directory(tokio::sync::Mutex<Cursor>),
@@ -122,7 +134,8 @@ impl Server {
         backing: Option<Arc<Backing>>,
     ) -> Answer<Claim> {
         let opened = opens.get(&node).cloned().unwrap_or_else(|| {
-            let state = State { mode: Mode::Idle, backing: None, work: None, writers: 0, status: status.clone() };
+            let state =
+                State { mode: Mode::Idle, backing: None, work: None, writers: 0, why: None, status: status.clone() };
             Arc::new(Opened { node, file: status.id, state: Mutex::new(state) })
         });
         let mut state = opened.state.lock();

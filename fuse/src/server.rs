@@ -8,24 +8,26 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use dashmap::DashMap;
 use fuser::FileAttr;
-use larder_client::{FileId, FileStatus, Name, NodeStatus, Nodes, Trust};
-use larder_common::{Caller, ErrorKind, clock::Clock};
+use larder_client::{FileId, FileStatus, FsPath, Name, NodeStatus, Nodes, Trust};
+use larder_common::{ErrorKind, clock::Clock};
+use lru::LruCache;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use crate::{
+    accounts::{Accounts, Reason},
     attributes::{Timeouts, View},
     backing::Registry,
     beside::Beside,
     errno::{Answer, Errno},
-    nodes::{NodeId, Seen, Table},
+    nodes::{NodeId, ROOT, Seen, Table},
     opened::{Handle, Opened},
     options::MountOptions,
     transport::{Backing, Device},
@@ -47,6 +49,7 @@ pub(crate) struct Negotiated {
 pub(crate) struct Parts {
     pub(crate) nodes: Nodes,
     pub(crate) root: FileId,
+    pub(crate) path: FsPath,
     pub(crate) options: MountOptions,
     pub(crate) backing_ids: NonZeroUsize,
     pub(crate) scratch: PathBuf,
@@ -62,18 +65,28 @@ pub(crate) struct Server {
     pub(crate) backings: Arc<Registry<Backing>>,
     pub(crate) negotiated: OnceLock<Negotiated>,
     device: OnceLock<Device>,
-    without_passthrough: AtomicBool,
+    without_passthrough: OnceLock<Reason>,
     pub(crate) view: View,
     pub(crate) tools: Tools,
     /// The files that are being changed.
     pub(crate) works: Works,
     /// What the kernel reads of them beside.
     pub(crate) beside: Arc<Beside>,
+    /// Of the directory that is mounted.
+    pub(crate) path: FsPath,
     pub(crate) clock: Arc<dyn Clock>,
     last_handle: AtomicU64,
     /// What is read without having been opened.
     pub(crate) unopened: Unopened,
+    pub(crate) accounts: Accounts,
+    /// When the kernel began to read a directory last.
+    pub(crate) listed: Mutex<LruCache<NodeId, Instant>>,
 }
+
+/// So long the kernel believes the attributes of the mount point itself, at most.
+const ROOT_BELIEVED: Duration = Duration::from_secs(1);
+/// So many directories are known to be listed.
+const LISTED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// What an answer that names a node tells the kernel.
 #[derive(Clone, Debug)]
@@ -85,7 +98,7 @@ pub(crate) struct Entry {
 
 impl Server {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { nodes, root, options, backing_ids, scratch, clock } = parts;
+        let Parts { nodes, root, path, options, backing_ids, scratch, clock } = parts;
         let backings = Arc::new(Registry::new(backing_ids));
         let beside = Arc::<Beside>::default();
         let tools = Tools {
@@ -103,14 +116,17 @@ impl Server {
             backings,
             negotiated: OnceLock::new(),
             device: OnceLock::new(),
-            without_passthrough: AtomicBool::new(false),
+            without_passthrough: OnceLock::new(),
             view: View::new(&options),
             tools,
             works: Works::default(),
             beside,
+            path,
             clock,
             last_handle: AtomicU64::new(0),
             unopened: Unopened::default(),
+            accounts: Accounts::default(),
+            listed: Mutex::new(LruCache::new(LISTED)),
         })
     }
 
@@ -128,14 +144,18 @@ impl Server {
         self.device.get()
     }
 
-    pub(crate) fn passes_through(&self) -> bool {
-        self.negotiated().passthrough && !self.without_passthrough.load(Ordering::Relaxed)
+    /// Why the kernel reads no file of this mount itself; `None` if it reads those that are whole.
+    pub(crate) fn without_passthrough(&self) -> Option<Reason> {
+        if !self.negotiated().passthrough {
+            return Some(Reason::Without);
+        }
+        self.without_passthrough.get().copied()
     }
 
     /// The kernel takes no cache files from us; said once.
-    pub(crate) fn forgo_passthrough(&self, reason: &str) {
-        if !self.without_passthrough.swap(true, Ordering::Relaxed) {
-            tracing::warn!("the kernel does not read cache files itself, so reads go through this process: {reason}");
+    pub(crate) fn forgo_passthrough(&self, reason: Reason, cause: &str) {
+        if self.without_passthrough.set(reason).is_ok() {
+            tracing::warn!("the kernel does not read cache files itself, so reads go through this process: {cause}");
         }
     }
 
@@ -186,7 +206,7 @@ impl Server {
         };
         if let Some(work) = work {
             work.overlay(status);
-            timeouts.attributes = std::time::Duration::ZERO;
+            timeouts.attributes = Duration::ZERO;
         }
         timeouts
     }
@@ -204,7 +224,7 @@ impl Server {
     pub(crate) async fn lookup(&self, parent: NodeId, name: &Name) -> Answer<Entry> {
         let parent = self.file(parent)?;
         // The kernel has checked that the caller may search the directory.
-        let status = self.nodes.lookup(&Caller::root(), parent, name).await?;
+        let status = self.nodes.lookup(self.nodes.own(), parent, name).await?;
         Ok(self.enter(status, (parent, name)))
     }
 
@@ -231,7 +251,11 @@ impl Server {
             (Err(error), None) if error.kind() == ErrorKind::NotFound => return Err(Errno::STALE),
             (Err(error), _) => return Err(error.into()),
         };
-        let timeouts = self.overlay(node, &mut status, self.timeouts(trusted));
+        let mut timeouts = self.overlay(node, &mut status, self.timeouts(trusted));
+        if node == ROOT {
+            // Whoever looks at a mount whose process is gone sees that soon.
+            timeouts.attributes = timeouts.attributes.min(ROOT_BELIEVED);
+        }
         Ok((self.view.attributes(&status), timeouts))
     }
 

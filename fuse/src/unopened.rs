@@ -3,18 +3,11 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use larder_client::{File, FileId, Generation};
-use larder_common::Caller;
+use larder_client::{FileId, Generation};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::{
-    directories::Cursor,
-    errno::{Answer, Errno},
-    nodes::NodeId,
-    opened::Handle,
-    server::Server,
-};
+use crate::{accounts::Read, directories::Cursor, errno::Answer, nodes::NodeId, opened::Handle, server::Server};
 
 /// So many files are kept at hand.
 const FILES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
@@ -24,7 +17,7 @@ const DIRECTORIES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Files and directories that are read without having been opened, the one that was used last first.
 #[derive(Debug)]
 pub(crate) struct Unopened {
-    files: Mutex<LruCache<NodeId, File>>,
+    files: Mutex<LruCache<NodeId, Arc<Read>>>,
     directories: Mutex<LruCache<NodeId, Arc<Handle>>>,
 }
 
@@ -41,8 +34,8 @@ impl Unopened {
         Arc::clone(self.directories.lock().get_or_insert(node, make))
     }
 
-    fn file(&self, node: NodeId, generation: Generation) -> Option<File> {
-        self.files.lock().get(&node).filter(|file| file.version().1 >= generation).cloned()
+    fn file(&self, node: NodeId, generation: Generation) -> Option<Arc<Read>> {
+        self.files.lock().get(&node).filter(|read| read.file.version().1 >= generation).cloned()
     }
 }
 
@@ -51,19 +44,19 @@ impl Server {
     pub(crate) async fn read_unopened(&self, node: NodeId, offset: u64, size: usize) -> Answer<Vec<u8>> {
         let (file, generation) = self.version(node)?;
         let kept = self.unopened.file(node, generation);
-        let file = match kept {
-            Some(file) => file,
+        let read = match kept {
+            Some(read) => read,
             None => {
-                let opened = self.nodes.open(&Caller::root(), file, Generation(0)).await?;
+                let opened = self.nodes.open(self.nodes.own(), file, Generation(0)).await?;
                 self.table.lock().observe(node, opened.version().1, 0);
-                self.unopened.files.lock().put(node, opened.clone());
-                opened
+                let read = Arc::new(Read::from(opened));
+                let old = self.unopened.files.lock().put(node, Arc::clone(&read));
+                drop(old);
+                read
             }
         };
-        let length = file.status().length.saturating_sub(offset).min(size as u64);
-        let mut bytes = vec![0; usize::try_from(length).map_err(|_| Errno::INVALID)?];
-        let read = file.read_at(offset, &mut bytes).await?;
-        bytes.truncate(read);
+        let bytes = self.read_file(&read, offset, size).await?;
+        self.accounts.answered(bytes.len(), true);
         Ok(bytes)
     }
 }

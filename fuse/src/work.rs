@@ -14,7 +14,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use larder_client::{Allocate, Edit, EditOptions, File, FileId, FileStatus, Generation, Name, Nodes};
-use larder_common::{Caller, Error, ErrorKind, Result, WriteType, clock::Clock};
+use larder_common::{Error, ErrorKind, Result, WriteType, clock::Clock};
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
@@ -175,7 +175,7 @@ impl Work {
                 (Err(error), None) if error.kind() == ErrorKind::NotFound => self.begun.generation,
                 (Err(error), _) => return Err(error),
             };
-            match nodes.open(&Caller::root(), self.file, generation).await {
+            match nodes.open(nodes.own(), self.file, generation).await {
                 Ok(file) => {
                     *self.read.lock() = Some(file.clone());
                     return Ok(file);
@@ -254,7 +254,7 @@ impl Work {
         };
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
-            match nodes.edit(&Caller::root(), self.file, options.clone()).await {
+            match nodes.edit(nodes.own(), self.file, options.clone()).await {
                 Ok(edit) => {
                     // What is registered of it is not that version any more.
                     backings.release((self.file, edit.status().generation));

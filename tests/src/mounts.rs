@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::chown,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -30,6 +31,14 @@ impl Mount {
     /// # Errors
     /// When it does not come up, with its log.
     pub fn start(cluster: &Cluster, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_as(None, cluster, settings)
+    }
+
+    /// The same as another user, who then owns the directory that it is in.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_as(user: Option<u32>, cluster: &Cluster, settings: &[(&str, &str)]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("larder-mount-").tempdir()?;
         let (path, log) = (directory.path().join("m"), directory.path().join("log"));
         let mut environment = cluster.settings();
@@ -37,7 +46,14 @@ impl Mount {
         environment.push(("LARDER_USER_RPC_TIMEOUT".to_owned(), "10s".to_owned()));
         environment.push(("LARDER_FUSE_WEB_PORT".to_owned(), "0".to_owned()));
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let part = Part::start("fuse", &environment, &log)?;
+        if let Some(user) = user {
+            chown(directory.path(), Some(user), Some(user))?;
+            let home = directory.path().to_string_lossy().into_owned();
+            environment.retain(|(name, _)| name != "LARDER_STATE_FOLDER" && name != "HOME");
+            environment.push(("LARDER_STATE_FOLDER".to_owned(), home.clone()));
+            environment.push(("HOME".to_owned(), home));
+        }
+        let part = Part::start_as(user, "fuse", &environment, &log)?;
         let mut mount = Self { part, directory };
         mount.part.wait_for("is mounted at", 1)?;
         Ok(mount)

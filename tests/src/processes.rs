@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::TcpListener,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -48,8 +49,22 @@ pub struct Part {
 
 impl Part {
     pub(crate) fn start(role: &str, environment: &[(String, String)], log: &Path) -> Result<Self> {
+        Self::start_as(None, role, environment, log)
+    }
+
+    /// The same as another user, with no group but his own.
+    pub(crate) fn start_as(
+        user: Option<u32>,
+        role: &str,
+        environment: &[(String, String)],
+        log: &Path,
+    ) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(larder())
+        let mut command = Command::new(larder());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let child = command
             .arg(role)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))

@@ -33,3 +33,23 @@ pub fn needs_root(test: &str) -> bool {
     }
     root
 }
+
+/// Whether an ordinary user can mount here, with a helper that root has installed; notes that the test was skipped where not.
+#[must_use]
+pub fn needs_helper(test: &str) -> bool {
+    let helper = ["/bin/fusermount3", "/usr/bin/fusermount3"].map(std::path::Path::new);
+    if !helper.iter().any(|path| path.exists()) {
+        skip(test, "there is no fusermount3 (package fuse3)");
+        return false;
+    }
+    if !needs_fuse(test) {
+        return false;
+    }
+    let mode = std::fs::metadata("/dev/fuse")
+        .map_or(0, |device| std::os::unix::fs::PermissionsExt::mode(&device.permissions()));
+    let open = mode & 0o006 == 0o006;
+    if !open {
+        skip(test, "/dev/fuse is not open to ordinary users");
+    }
+    open
+}

@@ -100,7 +100,7 @@ async fn reached(context: &Context, settings: &Settings) -> larder_common::Resul
 }
 
 /// A running mount, for its endpoints: it is announced when it is mounted, and goes when it is not.
-struct Watched;
+struct Watched(larder_fuse::Watch);
 
 impl Observed for Watched {
     fn trouble(&self) -> Option<String> {
@@ -112,7 +112,9 @@ impl Observed for Watched {
     }
 
     fn counters(&self) -> BTreeMap<String, u64> {
-        BTreeMap::from([("larder_mounted".to_owned(), 1)])
+        let mut all = self.0.counters();
+        all.insert("larder_mounted".to_owned(), 1);
+        all
     }
 }
 
@@ -126,7 +128,7 @@ async fn serve(context: &Context, settings: &Settings, mount: Mount) -> anyhow::
         () = stop.cancelled() => return Ok(Exit::Done),
     };
     let running = mount.start(cluster).await?;
-    endpoints.running(Watched);
+    endpoints.running(Watched(running.watch()));
     let (master, place) = (settings.master_address(), running.mount_point().to_owned());
     match context.output.json {
         true => context.output.object(&serde_json::json!({ "mount": place, "master": master.to_string() }))?,

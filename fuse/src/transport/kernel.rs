@@ -87,18 +87,6 @@ impl Kernel {
         }
     }
 
-    /// Answers at once, also where the work panics.
-    fn now<R: Refuse, T>(&self, reply: R, work: impl FnOnce() -> Answer<T>, answer: impl FnOnce(R, T)) {
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(done)) => answer(reply, done),
-            Ok(Err(errno)) => reply.refuse(errno),
-            Err(_panic) => {
-                tracing::error!("a request of the kernel broke off");
-                reply.refuse(Errno::IO);
-            }
-        }
-    }
-
     /// Answers when the work is done.
     fn later<R, T, W>(&self, reply: R, work: W, answer: impl FnOnce(&Server, R, T) + Send + 'static)
     where
@@ -442,8 +430,14 @@ impl Filesystem for Kernel {
         if self.dataset {
             return reply.refuse(Errno(libc::ENOSYS));
         }
-        let opened = |reply: ReplyOpen, handle| reply.opened(FileHandle(handle), FopenFlags::empty());
-        self.now(reply, || self.server.open_directory(node.0), opened);
+        let server = self.server();
+        let work = async move { server.open_directory(node.0).await };
+        self.later(reply, work, |_, reply, opened| {
+            let mut flags = FopenFlags::empty();
+            flags.set(FopenFlags::FOPEN_CACHE_DIR, opened.may_keep);
+            flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.may_use_kept);
+            reply.opened(FileHandle(opened.handle), flags);
+        });
     }
 
     fn readdir(&self, _request: &Request, node: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {

@@ -4,14 +4,15 @@
 //! Today: the library fuser, with several threads that read requests. A request is begun on such a thread; one that is answered
 //! from what is known ends there, every other goes on as a task and the thread reads the next request.
 
+mod attach;
 mod device;
 mod kernel;
 mod raw;
 mod replies;
 
-use std::{os::fd::AsFd, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use fuser::{MountOption, Session, SessionACL};
+use fuser::{Session, SessionACL};
 use larder_common::{Caller, Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
@@ -37,11 +38,16 @@ pub(crate) struct Settings {
 /// # Errors
 /// What the kernel or the helper says, with what is missing.
 pub(crate) fn start(server: &Arc<Server>, mount_point: &Path, settings: Settings) -> Result<CancellationToken> {
-    let config = config(&settings);
+    let descriptor = attach::attach(mount_point, &settings.options).map_err(|e| refused(e, mount_point))?;
+    let device = descriptor.try_clone().map_err(Error::from)?;
+    server.attach(Device::new(device));
+    let (acl, config) = config(&settings);
     let kernel = Kernel::new(Arc::clone(server), tokio::runtime::Handle::current(), settings);
-    let session = Session::new(kernel, mount_point, &config).map_err(|e| refused(e, mount_point))?;
-    let descriptor = session.as_fd().try_clone_to_owned().map_err(Error::from)?;
-    server.attach(Device::new(descriptor));
+    let session = Session::from_fd(kernel, descriptor, acl, config).map_err(|e| {
+        // Without a session it would answer nobody. What went wrong first is what is told.
+        let _ = crate::mounting::unmount(mount_point, true);
+        refused(e, mount_point)
+    })?;
     let ended = CancellationToken::new();
     let over = ended.clone().drop_guard();
     let run = move || {
@@ -54,39 +60,17 @@ pub(crate) fn start(server: &Arc<Server>, mount_point: &Path, settings: Settings
     Ok(ended)
 }
 
-fn config(settings: &Settings) -> fuser::Config {
+fn config(settings: &Settings) -> (SessionACL, fuser::Config) {
     let options = &settings.options;
     let mut config = fuser::Config::default();
     config.n_threads = Some(settings.threads.max(1));
-    config.acl = match () {
+    let acl = match () {
         () if options.allow_other => SessionACL::All,
         () if options.allow_root => SessionACL::RootAndOwner,
         () => SessionACL::Owner,
     };
-    let source = options.fsname.clone().unwrap_or_else(|| "larder".to_owned());
-    config.mount_options =
-        vec![MountOption::FSName(source), MountOption::Subtype("larder".into()), MountOption::DefaultPermissions];
-    config.mount_options.push(if options.read_only { MountOption::RO } else { MountOption::RW });
-    config.mount_options.extend(options.flags.iter().filter_map(|flag| kernel_flag(flag)));
-    config.mount_options.extend(options.max_read.map(|max| MountOption::CUSTOM(format!("max_read={max}"))));
-    config
-}
-
-fn kernel_flag(flag: &str) -> Option<MountOption> {
-    Some(match flag {
-        "dev" => MountOption::Dev,
-        "nodev" => MountOption::NoDev,
-        "suid" => MountOption::Suid,
-        "nosuid" => MountOption::NoSuid,
-        "exec" => MountOption::Exec,
-        "noexec" => MountOption::NoExec,
-        "atime" => MountOption::Atime,
-        "noatime" => MountOption::NoAtime,
-        "sync" => MountOption::Sync,
-        "async" => MountOption::Async,
-        "dirsync" => MountOption::DirSync,
-        _ => return None,
-    })
+    config.acl = acl;
+    (acl, config)
 }
 
 /// Says what a mount that was refused lacks.
@@ -98,6 +82,9 @@ fn refused(error: std::io::Error, mount_point: &Path) -> Error {
         (true, true) => {
             "in a container it needs `--cap-add SYS_ADMIN --device /dev/fuse`, and with AppArmor \
              `--security-opt apparmor=unconfined`"
+        }
+        (true, false) if error.to_string().contains("/dev/fuse") => {
+            "an ordinary user needs /dev/fuse to be open to all, as Debian makes it: `chmod 666 /dev/fuse`"
         }
         (true, false) => {
             "an ordinary user needs the program fusermount3 (package fuse3), and for allow_other the line \

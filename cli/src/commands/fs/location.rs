@@ -1,8 +1,12 @@
-//! `larder fs location`: which workers hold each block, in which tier, and whether this host reads it by short circuit.
+//! `larder fs location`: which workers hold each block, in which tier, whether this host reads it by short circuit, and how the
+//! mounts of this host serve it.
+
+use std::time::Duration;
 
 use clap::Args;
 use comfy_table::{Table, presets};
 use larder_client::{BlockLocation, FsPath, Medium};
+use larder_fuse::Here;
 use serde::Serialize;
 
 use super::{
@@ -19,6 +23,17 @@ pub(crate) struct Location {
     /// The files
     #[arg(value_name = "PATH", required = true, value_parser = path())]
     paths: Vec<Typed>,
+}
+
+/// So long a mount of this host may take to say how it serves files.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How a mount of this host serves a file, for programs.
+#[derive(Serialize)]
+struct Served {
+    path: String,
+    mount: String,
+    served: String,
 }
 
 /// A copy of a block for programs.
@@ -57,21 +72,55 @@ impl Act for Location {
     }
 
     async fn act(self, shell: &Shell<'_>) -> anyhow::Result<Exit> {
+        let here = mounts(shell).await;
         shell
             .each(&self.paths, async |path| {
                 let blocks = shell.fs.locations(path).await?;
+                let served = served(&here, path).await;
                 if shell.output.json {
-                    return blocks.iter().try_for_each(|block| shell.output.object(&Row::of(path, block)));
+                    blocks.iter().try_for_each(|block| shell.output.object(&Row::of(path, block)))?;
+                    return served.iter().try_for_each(|one| shell.output.object(one));
                 }
                 let title = [&printed(path)[..], b": ", summary(&blocks).as_bytes(), b"\n"].concat();
                 shell.output.bytes(&title)?;
-                match blocks.is_empty() {
-                    true => Ok(()),
-                    false => shell.output.line(table(&blocks)),
+                if !blocks.is_empty() {
+                    shell.output.line(table(&blocks))?;
                 }
+                served.iter().try_for_each(|one| shell.output.line(one.text()))
             })
             .await
     }
+}
+
+impl Served {
+    fn text(&self) -> String {
+        let meaning = match self.served.as_str() {
+            "passthrough" => "the kernel reads it itself (passthrough)",
+            "page cache" => "what was read once is in the page cache",
+            "not open" => "the kernel reads it itself if it is whole when it is opened",
+            other => return format!("  mounted at {}: through the mount's process ({other})", self.mount),
+        };
+        format!("  mounted at {}: {meaning}", self.mount)
+    }
+}
+
+/// The mounts of this cluster on this host. None where one of them does not answer.
+async fn mounts(shell: &Shell<'_>) -> Vec<Here> {
+    let Some(cluster) = shell.fs.nodes().cluster() else { return Vec::new() };
+    let asked = tokio::task::spawn_blocking(move || Here::of(cluster));
+    tokio::time::timeout(ANSWER, asked).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+async fn served(here: &[Here], path: &FsPath) -> Vec<Served> {
+    let mut all = Vec::new();
+    for mount in here {
+        let (asked, wanted) = (mount.clone(), path.clone());
+        let asked = tokio::task::spawn_blocking(move || asked.served(&wanted));
+        if let Ok(Ok(Some(served))) = tokio::time::timeout(ANSWER, asked).await {
+            all.push(Served { path: path.to_string(), mount: mount.mount_point.display().to_string(), served });
+        }
+    }
+    all
 }
 
 /// How many blocks there are, are cached, and are read by short circuit from here.
@@ -135,6 +184,13 @@ mod tests {
         let blocks = [block(0, true, true), block(0, true, false), block(1, true, false), block(2, false, false)];
         assert_eq!(summary(&blocks), "3 blocks, 2 in the cache, 1 by short circuit from here");
         assert_eq!(summary(&[]), "no blocks");
+    }
+
+    #[test]
+    fn mounts_say_how_they_serve_a_file_and_why_not_by_passthrough() {
+        let text = |served: &str| Served { path: "/f".into(), mount: "/m".into(), served: served.into() }.text();
+        assert_eq!(text("passthrough"), "  mounted at /m: the kernel reads it itself (passthrough)");
+        assert!(text("direct: opened before whole").contains("(direct: opened before whole)"));
     }
 
     #[test]
