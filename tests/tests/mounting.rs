@@ -129,7 +129,7 @@ fn a_mount_says_which_way_files_are_served_and_why_not_the_fastest() -> Result<(
     fs::write(cluster.under().join("f"), trees::bytes(1, 100_000))?;
     let port = free_port();
     let plain = [("LARDER_FUSE_KERNEL_FEATURES", "-passthrough"), ("LARDER_FUSE_WEB_PORT", &port.to_string())];
-    let mount = Mount::start(&cluster, &plain)?;
+    let mut mount = Mount::start(&cluster, &plain)?;
     assert_eq!(fs::read(mount.at("f"))?.len(), 100_000);
     let all = metrics(port)?;
     assert!(counted(&all, "larder_open_total{path=\"direct\",reason=\"no passthrough\"}") > 0, "{all}");
@@ -140,7 +140,8 @@ fn a_mount_says_which_way_files_are_served_and_why_not_the_fastest() -> Result<(
     assert_eq!(counted(&all, "larder_read_bytes_total{path=\"local\"}"), 100_000, "warm: {all}");
     let said = cluster.ok(&["fs", "location", "/f"])?;
     assert!(said.contains("through the mount's process (direct: no passthrough)"), "{said}");
-    drop(mount);
+    // Not killed: changes would wait for the end of its session.
+    mount.unmount()?;
     let port = free_port();
     let mount = Mount::start(&cluster, &[("LARDER_FUSE_WEB_PORT", &port.to_string())])?;
     if !mount.part.log().contains("passthrough=true") {
