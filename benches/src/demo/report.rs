@@ -230,7 +230,7 @@ mod tests {
         let warm = text.lines().find(|line| line.trim_start().starts_with("warm")).unwrap();
         assert!(warm.contains("1.50"), "{warm}");
         let mounted = text.lines().find(|line| line.trim_start().starts_with("mounted")).unwrap();
-        assert!(mounted.contains("0.50") && text.contains("3.0MB came through"), "{text}");
+        assert!(mounted.contains("0.50") && text.contains("3.00MB came through"), "{text}");
     }
 
     #[test]
