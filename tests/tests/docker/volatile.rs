@@ -3,7 +3,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use larder_tests::{
     docker::{Container, Engine, engine, ok},
     processes::pause,
@@ -15,8 +15,8 @@ use crate::networks::Bridge;
 const BEFORE: usize = 6;
 /// Writes one file after the other until one fails, and notes each that was acknowledged.
 const WRITE: &str = "head -c 3000000 /dev/urandom > /tmp/f; i=0; \
-    while larder --timeout 5s -D user.file.writetype.default=ASYNC_THROUGH fs copyFromLocal /tmp/f /f$i; \
-    do echo f$i >> /tmp/acknowledged; i=$((i+1)); done";
+    while larder --timeout 20s -D user.file.writetype.default=ASYNC_THROUGH fs copyFromLocal /tmp/f /f$i; \
+    do echo f$i >> /tmp/acknowledged; i=$((i+1)); done 2> /tmp/said";
 
 /// A client that writes.
 struct Writer {
@@ -43,7 +43,9 @@ impl Writer {
     /// Waits until some files have been acknowledged.
     fn is_at_it(&mut self) -> Result<()> {
         while self.acknowledged()?.len() < BEFORE {
-            ensure!(self.running.try_wait()?.is_none(), "it does not write");
+            if self.running.try_wait()?.is_some() {
+                bail!("it does not write: {}", self.container.ok(&["cat", "/tmp/said"])?);
+            }
             pause();
         }
         Ok(())
