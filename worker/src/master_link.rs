@@ -326,13 +326,18 @@ impl Talk<'_> {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gathered = None;
         loop {
             tokio::select! {
                 message = self.incoming.message() => self.take(message.map_err(|status| from_status(&status))?)?,
                 _ = beats.tick() => self.beat(outgoing).await?,
                 Some(done) = self.results.recv() => outgoing.send(worker_message::What::Done(done)).await?,
-                () = self.link.changed.notified() => {
-                    tokio::time::sleep(GATHER).await;
+                // Orders and their results do not wait for what is gathered.
+                () = self.link.changed.notified(), if gathered.is_none() => {
+                    gathered = Some(tokio::time::Instant::now() + GATHER);
+                }
+                () = tokio::time::sleep_until(gathered.unwrap_or_else(tokio::time::Instant::now)), if gathered.is_some() => {
+                    gathered = None;
                     self.tell_changes(outgoing).await?;
                 }
                 _ = looks.tick() => self.tell_changes(outgoing).await?,
