@@ -331,7 +331,11 @@ impl Talk<'_> {
             tokio::select! {
                 message = self.incoming.message() => self.take(message.map_err(|status| from_status(&status))?)?,
                 _ = beats.tick() => self.beat(outgoing).await?,
-                Some(done) = self.results.recv() => outgoing.send(worker_message::What::Done(done)).await?,
+                Some(done) = self.results.recv() => {
+                    // Whoever hears that an order is done may ask what it changed.
+                    self.tell_changes(outgoing).await?;
+                    outgoing.send(worker_message::What::Done(done)).await?;
+                }
                 // Orders and their results do not wait for what is gathered.
                 () = self.link.changed.notified(), if gathered.is_none() => {
                     gathered = Some(tokio::time::Instant::now() + GATHER);

@@ -68,8 +68,9 @@ impl Plan for ReserveIds {
         if !self.start && planner.context.durable < counter.at {
             return Ok(planner.apply(&Outcome::Done));
         }
-        let seconds = u64::try_from(planner.now().seconds()).unwrap_or(0);
-        let clock = seconds.checked_shl(NUMBERS_PER_SECOND).unwrap_or(0);
+        // To the nanosecond: a master that lost its volume may be started anew within the same second.
+        let now = u128::try_from(planner.now().0).unwrap_or(0);
+        let clock = u64::try_from((now << NUMBERS_PER_SECOND) / 1_000_000_000).unwrap_or(0);
         let next = if self.start { counter.end.max(clock).max(2) } else { counter.next };
         let end = next.max(counter.end).saturating_add(self.count);
         planner.push(Reserve { next, end });

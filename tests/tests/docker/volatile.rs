@@ -13,10 +13,12 @@ use crate::networks::Bridge;
 
 /// So many files are acknowledged before the trouble.
 const BEFORE: usize = 6;
-/// Writes one file after the other until one fails, and notes each that was acknowledged.
-const WRITE: &str = "head -c 3000000 /dev/urandom > /tmp/f; i=0; \
-    while larder --timeout 20s -D user.file.writetype.default=ASYNC_THROUGH fs copyFromLocal /tmp/f /f$i; \
-    do echo f$i >> /tmp/acknowledged; i=$((i+1)); done 2> /tmp/said";
+/// Writes one file after the other until one fails, and notes each that was acknowledged. The network of containers that have
+/// just been started may refuse the first.
+const WRITE: &str = "head -c 3000000 /dev/urandom > /tmp/f; i=0; tries=0; while [ $i -gt 0 ] || [ $tries -lt 10 ]; do \
+    if larder --timeout 20s -D user.file.writetype.default=ASYNC_THROUGH fs copyFromLocal /tmp/f /f$i 2>> /tmp/said; \
+    then echo f$i >> /tmp/acknowledged; i=$((i+1)); \
+    elif [ $i -gt 0 ]; then break; else tries=$((tries+1)); sleep 1; fi; done";
 
 /// A client that writes.
 struct Writer {
@@ -41,10 +43,11 @@ impl Writer {
     }
 
     /// Waits until some files have been acknowledged.
-    fn is_at_it(&mut self) -> Result<()> {
+    fn is_at_it(&mut self, worker: &Container) -> Result<()> {
         while self.acknowledged()?.len() < BEFORE {
             if self.running.try_wait()?.is_some() {
-                bail!("it does not write: {}", self.container.ok(&["cat", "/tmp/said"])?);
+                let said = self.container.ok(&["cat", "/tmp/said"])?;
+                bail!("it does not write: {said}\n{}\n{}", worker.inspect("{{json .State}}")?, worker.logs());
             }
             pause();
         }
@@ -58,7 +61,7 @@ fn keeps(engine: &Engine, trouble: impl Fn(&Container) -> Result<()>) -> Result<
     let report = bridge.master.ok(&["larder", "fsadmin", "report", "workers", "--json"])?;
     ensure!(report.contains("\"lasting\":false"), "the tier is not volatile: {report}");
     let mut writer = Writer::start(engine, &bridge)?;
-    writer.is_at_it()?;
+    writer.is_at_it(&bridge.workers[0])?;
     trouble(&bridge.workers[0])?;
     writer.running.wait()?;
     let acknowledged = writer.acknowledged()?;
