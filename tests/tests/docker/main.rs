@@ -24,7 +24,7 @@ use serde_json::Value;
 /// What a read of what is cached must reach of a read of a tmpfs file, in the same container.
 const RATIO: f64 = 0.8;
 /// How often that is tried.
-const ATTEMPTS: usize = 30;
+const ATTEMPTS: usize = 10;
 /// Of files that belong to nobody else here.
 const UID: u32 = 12345;
 
