@@ -323,7 +323,7 @@ impl Core {
     /// Asks for the files beside one, without holding up anybody.
     fn ask_siblings(self: &Arc<Self>, path: FsPath, walk: Arc<Walk>) {
         let core = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let end = core.end.clone();
             tokio::select! {
                 () = core.siblings(&path, &walk) => {}

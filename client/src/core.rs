@@ -39,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) end: CancellationToken,
     /// The session has ended.
     pub(crate) over: CancellationToken,
+    /// Carries what goes on beside a call; reads that are served at once come from threads outside of it.
+    pub(crate) runtime: tokio::runtime::Handle,
 }
 
 impl Drop for Core {

@@ -80,7 +80,8 @@ impl FileSystem {
             ended.cancel();
         });
         let ahead = ahead(&config);
-        let core = Core { config, link, caches, workers, touches, ahead, end, over };
+        let runtime = tokio::runtime::Handle::current();
+        let core = Core { config, link, caches, workers, touches, ahead, end, over, runtime };
         let fs = Self(Arc::new(core));
         fs.0.link.up(fs.0.link.deadline()).await?;
         fs.look_after();

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::Result;
-use larder_client::{CreateOptions, ErrorKind, FileSystem, WriteType};
+use larder_client::{CreateOptions, ErrorKind, FileSystem, OpenOptions, WriteType};
 use larder_tests::{Cluster, processes::list_all, trees};
 
 const MIB: usize = 1 << 20;
@@ -195,6 +195,32 @@ async fn a_walk_in_any_order_reads_what_is_there() -> Result<()> {
     }
     for seed in others {
         assert!(read_all(&client, &name(*seed)).await? == trees::bytes(*seed, 30_000), "file {seed} differs");
+    }
+    Ok(())
+}
+
+/// Most of these reads are served at once, from what was leased ahead: then nothing may need the caller's runtime, since
+/// it has none.
+#[test]
+fn a_program_without_a_runtime_walks_a_directory() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    fs::create_dir(cluster.under().join("d"))?;
+    let name = |seed: u64| format!("d/f{seed:06}");
+    for seed in 0..1000 {
+        fs::write(cluster.under().join(name(seed)), trees::bytes(seed, 300))?;
+    }
+    let client = larder_client::blocking::FileSystem::connect(cluster.client()?.build())?;
+    let seeds: Vec<u64> = (0..1000).collect();
+    for some in seeds.chunks(40) {
+        let open = |seed: &u64| Ok((*seed, client.open(format!("/{}", name(*seed)), OpenOptions::default())?));
+        let open: Vec<_> = some.iter().map(open).collect::<larder_client::Result<_>>()?;
+        // They are leased meanwhile.
+        larder_tests::processes::pause();
+        for (seed, file) in open {
+            let mut buffer = [0; 300];
+            assert_eq!(file.read_at(0, &mut buffer)?, 300);
+            assert!(buffer[..] == trees::bytes(seed, 300)[..], "file {seed} differs");
+        }
     }
     Ok(())
 }
