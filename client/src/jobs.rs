@@ -6,51 +6,10 @@ use std::{
     time::Duration,
 };
 
-use larder_common::{Error, ErrorKind, FsPath, JobId, JobKind, JobState, Result, Timestamp, WriteType};
-use larder_proto::{
-    convert,
-    v1::{self, jobs_client::JobsClient},
-};
+use larder_common::{Error, ErrorKind, FsPath, JobId, JobRequest, JobState, Result, Timestamp};
+use larder_proto::v1::{self, jobs_client::JobsClient};
 
 use crate::file_system::FileSystem;
-
-/// What a job is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobRequest {
-    /// With each file below the path.
-    pub kind: JobKind,
-    /// Where.
-    pub path: FsPath,
-    /// Of a copy or a move: what the path is to be called there. It is taken as it is, also where it is a directory.
-    pub target: Option<FsPath>,
-    /// Of [`JobKind::Free`]: pinned files too.
-    pub forced: bool,
-    /// Of [`JobKind::SetReplication`]: how many copies in the cache.
-    pub replication: u32,
-    /// Of a copy or a move: files that are there are replaced.
-    pub overwrite: bool,
-    /// Of a copy or a move: how the new files are written.
-    pub write_type: WriteType,
-    /// Files at the same time; 0 for the master's choice.
-    pub parallel: u32,
-}
-
-impl JobRequest {
-    /// This with each file below `path`, and nothing special.
-    #[must_use]
-    pub fn new(kind: JobKind, path: FsPath) -> Self {
-        Self {
-            kind,
-            path,
-            target: None,
-            forced: false,
-            replication: 0,
-            overwrite: false,
-            write_type: WriteType::default(),
-            parallel: 0,
-        }
-    }
-}
 
 /// A job, as it is at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,24 +69,13 @@ impl TryFrom<v1::JobStatus> for Job {
     type Error = Error;
 
     fn try_from(message: v1::JobStatus) -> Result<Self> {
-        let request = message.request.unwrap_or_default();
-        let target = Some(&request.target).filter(|target| !target.is_empty());
         let failure = |failure: v1::JobFailure| {
             let error = failure.failure.map_or_else(|| Error::new(ErrorKind::Unavailable, "no reason"), Into::into);
             Ok(JobFailure { path: FsPath::parse(&failure.path)?, error })
         };
         Ok(Self {
             id: JobId(message.job),
-            request: JobRequest {
-                kind: JobKind::from_number(request.kind).ok_or_else(|| unknown("kind"))?,
-                path: FsPath::parse(&request.path)?,
-                target: target.map(FsPath::parse).transpose()?,
-                forced: request.forced,
-                replication: request.replication,
-                overwrite: request.overwrite,
-                write_type: convert::write_type(request.write_type)?,
-                parallel: request.parallel,
-            },
+            request: JobRequest::try_from(&message.request.unwrap_or_default())?,
             uid: message.uid,
             user: message.user,
             state: JobState::from_number(message.state).ok_or_else(|| unknown("state"))?,
@@ -159,17 +107,7 @@ impl FileSystem {
     /// # Errors
     /// `NotFound` for its path; `Invalid` for a target below it; `Busy` with too many jobs; `Unavailable`.
     pub async fn submit(&self, request: &JobRequest) -> Result<Job> {
-        let asked = v1::JobRequest {
-            kind: request.kind.number(),
-            path: request.path.as_bytes().to_vec().into(),
-            target: request.target.as_ref().map(|path| path.as_bytes().to_vec()).unwrap_or_default().into(),
-            forced: request.forced,
-            replication: request.replication,
-            overwrite: request.overwrite,
-            write_type: v1::WriteType::from(request.write_type).into(),
-            parallel: request.parallel,
-            nonce: nonce(),
-        };
+        let asked = v1::JobRequest { nonce: nonce(), ..request.into() };
         let link = &self.0.link;
         let told = link.ask_any(link.deadline(), || {
             let (mut jobs, asked) = (JobsClient::new(link.channel.clone()), asked.clone());
@@ -220,6 +158,8 @@ impl FileSystem {
 
 #[cfg(test)]
 mod tests {
+    use larder_common::JobKind;
+
     use super::*;
 
     #[test]

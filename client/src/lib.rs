@@ -81,7 +81,7 @@ pub use config::{Config, ConfigBuilder};
 pub use edit::{Allocate, Edit, EditOptions, Pending};
 pub use file::{File, Served};
 pub use file_system::{Entries, FileSystem, Progress};
-pub use jobs::{Job, JobFailure, JobRequest};
+pub use jobs::{Job, JobFailure};
 pub use listing::Entry;
 pub use load::{LoadFailure, LoadProgress};
 pub use locations::BlockLocation;
@@ -100,6 +100,7 @@ pub use writer::Writer;
 
 pub use larder_common::{
     BlockSize, ByteSize, Caller, ClusterId, Error, ErrorKind, FileId, FileKind, FileStatus, FsPath, Generation, JobId,
-    JobKind, JobState, Locality, Medium, MountId, Name, Persistence, ReadType, Result, Timestamp, WorkerId, WriteType,
+    JobKind, JobRequest, JobState, Locality, Medium, MountId, Name, Persistence, ReadType, Result, Timestamp, WorkerId,
+    WriteType,
     file::{Ttl, TtlAction},
 };

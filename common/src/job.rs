@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, FsPath, WriteType};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $number:literal, $text:literal;)* }) => {
@@ -86,6 +86,44 @@ words! {
         Failed = 3, "failed";
         /// Somebody has ended it. What it had done stays done.
         Cancelled = 4, "cancelled";
+    }
+}
+
+/// What a job is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRequest {
+    /// With each file below the path.
+    pub kind: JobKind,
+    /// Where.
+    pub path: FsPath,
+    /// Of a copy or a move: what the path is to be called there. It is taken as it is, also where it is a directory.
+    pub target: Option<FsPath>,
+    /// Of [`JobKind::Free`]: pinned files too.
+    pub forced: bool,
+    /// Of [`JobKind::SetReplication`]: how many copies in the cache.
+    pub replication: u32,
+    /// Of a copy or a move: files that are there are replaced.
+    pub overwrite: bool,
+    /// Of a copy or a move: how the new files are written.
+    pub write_type: WriteType,
+    /// Files at the same time; 0 for the master's choice.
+    pub parallel: u32,
+}
+
+impl JobRequest {
+    /// This with each file below `path`, and nothing special.
+    #[must_use]
+    pub fn new(kind: JobKind, path: FsPath) -> Self {
+        Self {
+            kind,
+            path,
+            target: None,
+            forced: false,
+            replication: 0,
+            overwrite: false,
+            write_type: WriteType::default(),
+            parallel: 0,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub use id::{
     AttemptId, BlockId, BlockIndex, ClusterId, FileId, Generation, Incarnation, JobId, LeaseId, MountId, Position,
     SessionId, WorkerId,
 };
-pub use job::{JobKind, JobState};
+pub use job::{JobKind, JobRequest, JobState};
 pub use locality::Locality;
 pub use path::{FsPath, Name};
 pub use policy::GroupPolicy;

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use larder_common::{
-    BlockSize, Error, ErrorKind, FileId, FileKind, FileStatus, Fingerprint, Generation, Incarnation, Locality, Medium,
-    MountId, Name, Persistence, ReadType, Result, Times, Timestamp, WorkerId, WriteType,
+    BlockSize, Error, ErrorKind, FileId, FileKind, FileStatus, Fingerprint, FsPath, Generation, Incarnation, JobKind,
+    JobRequest, Locality, Medium, MountId, Name, Persistence, ReadType, Result, Times, Timestamp, WorkerId, WriteType,
     file::{Ttl, TtlAction},
 };
 use std::time::Duration;
@@ -211,6 +211,42 @@ impl From<&WorkerAddress> for v1::WorkerAddress {
             locality: address.locality.to_string(),
             features: address.features,
         }
+    }
+}
+
+impl From<&JobRequest> for v1::JobRequest {
+    /// Without a nonce.
+    fn from(request: &JobRequest) -> Self {
+        Self {
+            kind: request.kind.number(),
+            path: request.path.as_bytes().to_vec().into(),
+            target: request.target.as_ref().map(|path| path.as_bytes().to_vec()).unwrap_or_default().into(),
+            forced: request.forced,
+            replication: request.replication,
+            overwrite: request.overwrite,
+            write_type: v1::WriteType::from(request.write_type).into(),
+            parallel: request.parallel,
+            nonce: 0,
+        }
+    }
+}
+
+impl TryFrom<&v1::JobRequest> for JobRequest {
+    type Error = Error;
+
+    fn try_from(message: &v1::JobRequest) -> Result<Self> {
+        let number = i32::try_from(message.kind).unwrap_or(i32::MAX);
+        let target = Some(&message.target).filter(|target| !target.is_empty());
+        Ok(Self {
+            kind: JobKind::from_number(message.kind).ok_or_else(|| unknown("JobKind", number))?,
+            path: FsPath::parse(&message.path)?,
+            target: target.map(FsPath::parse).transpose()?,
+            forced: message.forced,
+            replication: message.replication,
+            overwrite: message.overwrite,
+            write_type: write_type(message.write_type)?,
+            parallel: message.parallel,
+        })
     }
 }
 

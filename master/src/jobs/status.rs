@@ -55,7 +55,7 @@ pub fn status(id: JobId, job: &Job, live: Option<&Live>) -> v1::JobStatus {
         |(key, error): &(StepKey, Error)| v1::JobFailure { path: path(job, key).into(), failure: Some(error.into()) };
     let mut status = v1::JobStatus {
         job: id.0,
-        request: Some(request(job)),
+        request: Some((&job.spec).into()),
         uid: job.caller.uid,
         user: job.caller.name.clone(),
         state: job.state.number(),
@@ -83,21 +83,6 @@ pub fn status(id: JobId, job: &Job, live: Option<&Live>) -> v1::JobStatus {
         status.left_ms = pace.left().map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
     }
     status
-}
-
-fn request(job: &Job) -> v1::JobRequest {
-    let spec = &job.spec;
-    v1::JobRequest {
-        kind: spec.kind.number(),
-        path: spec.path.as_bytes().to_vec().into(),
-        target: spec.target.as_ref().map(|path| path.as_bytes().to_vec()).unwrap_or_default().into(),
-        forced: spec.forced,
-        replication: spec.replication,
-        overwrite: spec.overwrite,
-        write_type: v1::WriteType::from(spec.write_type).into(),
-        parallel: spec.parallel,
-        nonce: 0,
-    }
 }
 
 #[cfg(test)]

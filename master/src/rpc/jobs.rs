@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use larder_common::{Caller, Error, ErrorKind, FsPath, JobId, JobKind, JobState, Result};
-use larder_proto::{convert, into_status, v1};
+use larder_common::{Caller, Error, ErrorKind, JobId, JobKind, JobRequest, JobState, Result};
+use larder_proto::{into_status, v1};
 use tonic::{Request, Response, Status};
 
 use super::filesystem::How;
@@ -11,7 +11,7 @@ use crate::{
     core::Asker,
     jobs::status::status,
     master::Master,
-    state::{Command, EndJob, JobSpec, Outcome, SubmitJob},
+    state::{Command, EndJob, Outcome, SubmitJob},
 };
 
 /// The service.
@@ -20,30 +20,25 @@ pub struct JobsService {
     master: Arc<Master>,
 }
 
-/// What is asked for, in domain types.
+/// What is asked for, if it makes sense.
 ///
 /// # Errors
-/// `Invalid`, `Mismatch` for what makes no sense or is not known.
-fn spec(asked: &v1::JobRequest) -> Result<JobSpec> {
-    let unknown = || Error::new(ErrorKind::Mismatch, "a kind of job that this master does not know");
-    let kind = JobKind::from_number(asked.kind).ok_or_else(unknown)?;
-    let path = FsPath::parse(&asked.path)?;
-    let copies = matches!(kind, JobKind::Copy | JobKind::Move);
-    let target = if copies { Some(FsPath::parse(&asked.target)?) } else { None };
-    if let Some(target) = target.as_ref().filter(|target| path.contains(target)) {
-        let message = format!("{target} is {path} itself, or below it");
-        return Err(Error::new(ErrorKind::Invalid, message).at(&path));
+/// `Invalid`, `Mismatch` for what is not known.
+fn spec(asked: &v1::JobRequest) -> Result<JobRequest> {
+    let request = JobRequest::try_from(asked)?;
+    let copies = matches!(request.kind, JobKind::Copy | JobKind::Move);
+    match &request.target {
+        None if copies => {
+            let error = Error::new(ErrorKind::Invalid, format!("a {} needs a target", request.kind));
+            Err(error.at(&request.path).advise("say what the path is to be called there"))
+        }
+        Some(target) if copies && request.path.contains(target) => {
+            let message = format!("{target} is {} itself, or below it", request.path);
+            Err(Error::new(ErrorKind::Invalid, message).at(&request.path))
+        }
+        _ if copies => Ok(request),
+        _ => Ok(JobRequest { target: None, ..request }),
     }
-    Ok(JobSpec {
-        kind,
-        path,
-        target,
-        forced: asked.forced,
-        replication: asked.replication,
-        overwrite: asked.overwrite,
-        write_type: convert::write_type(asked.write_type)?,
-        parallel: asked.parallel,
-    })
 }
 
 impl JobsService {
@@ -141,6 +136,8 @@ impl v1::jobs_server::Jobs for JobsService {
 
 #[cfg(test)]
 mod tests {
+    use larder_common::FsPath;
+
     use super::*;
 
     #[test]

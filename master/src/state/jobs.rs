@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use larder_common::{Caller, Error, ErrorKind, FsPath, JobId, JobKind, JobState, Timestamp, WriteType};
+use larder_common::{Caller, Error, ErrorKind, FsPath, JobId, JobKind, JobRequest, JobState, Timestamp};
 
 use super::{
     Command, State,
@@ -18,32 +18,11 @@ pub const ENDED_MAX: usize = 100;
 /// Jobs that may be under way or wait.
 pub const RUNNING_MAX: usize = 1000;
 
-/// What a job is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobSpec {
-    /// With each file below its path.
-    pub kind: JobKind,
-    /// Where.
-    pub path: FsPath,
-    /// What the path is to be called when it is copied or moved.
-    pub target: Option<FsPath>,
-    /// Free pinned files too.
-    pub forced: bool,
-    /// How many copies in the cache are asked for.
-    pub replication: u32,
-    /// Replace files that are there.
-    pub overwrite: bool,
-    /// How new files are written.
-    pub write_type: WriteType,
-    /// How many files are worked on at the same time; 0 for the master's choice.
-    pub parallel: u32,
-}
-
 /// A job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// What it does.
-    pub spec: JobSpec,
+    pub spec: JobRequest,
     /// Whose it is: each step is made in his name.
     pub caller: Caller,
     /// Drawn by who asked for it; 0 for none.
@@ -64,7 +43,7 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubmitJob {
     /// What it is to do.
-    pub spec: JobSpec,
+    pub spec: JobRequest,
     /// Drawn by who asks; 0 for none.
     pub nonce: u64,
 }
@@ -314,7 +293,7 @@ impl From<&JobRecord> for Job {
         let path = |bytes: &[u8]| FsPath::parse(bytes).ok();
         let stage = |ahead: &AheadRecord| if ahead.half { Stage::Copied } else { Stage::Done };
         Self {
-            spec: JobSpec {
+            spec: JobRequest {
                 kind: JobKind::from_number(record.kind).unwrap_or(JobKind::Load),
                 path: path(&record.path).unwrap_or_else(FsPath::root),
                 target: record.target.as_deref().and_then(path),

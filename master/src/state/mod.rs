@@ -60,7 +60,7 @@ pub use edits::{Changed, CommitEdit, EditBytes, EditFile, RetryEdit};
 pub use entry::Entry;
 pub use files::{AbandonFile, CompleteFile, CreateComplete, CreateFile, HeldContent, Receipt};
 pub use job_progress::{Progress, Stage, StepDone, StepKey, StepKind};
-pub use jobs::{AdvanceJob, EndJob, Job, JobSpec, JobStep, SubmitJob};
+pub use jobs::{AdvanceJob, EndJob, Job, JobStep, SubmitJob};
 pub use loading::{Covered, LoadChildren, Look, Refresh, Seen};
 pub use mount_table::{MountPoint, MountTable};
 pub use mounts::{Format, Mount, Unmount, UpdateMount};

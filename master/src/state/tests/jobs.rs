@@ -1,17 +1,17 @@
 //! Jobs in the state: they are kept, their steps count once, and the effect of a step is one entry with its note.
 
-use larder_common::{JobId, JobKind, JobState};
+use larder_common::{JobId, JobKind, JobRequest, JobState};
 
 use super::{
     super::{
-        AdvanceJob, EndJob, JobSpec, JobStep, Stage, StepDone, StepKey, StepKind, SubmitJob,
+        AdvanceJob, EndJob, JobStep, Stage, StepDone, StepKey, StepKind, SubmitJob,
         jobs::{ENDED_MAX, RUNNING_MAX},
     },
     *,
 };
 
-pub(super) fn spec(text: &str) -> JobSpec {
-    JobSpec {
+pub(super) fn spec(text: &str) -> JobRequest {
+    JobRequest {
         kind: JobKind::Copy,
         path: path(text),
         target: Some(path("/to")),
