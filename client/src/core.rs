@@ -55,6 +55,11 @@ impl Core {
         self.workers.near().map(WorkerId::to_bytes).unwrap_or_default().into()
     }
 
+    /// The workers that gave nothing lately, as messages name them.
+    pub(crate) fn without(&self) -> Vec<Bytes> {
+        self.workers.silent().iter().map(|id| Bytes::copy_from_slice(&id.0)).collect()
+    }
+
     /// What is known of a path with its content, asked for at the master.
     pub(crate) async fn open(self: &Arc<Self>, path: &FsPath) -> Result<Known> {
         let (reply, epoch) = self.ask_open(path, false).await?;
@@ -70,6 +75,7 @@ impl Core {
             path: path.as_bytes().to_vec().into(),
             siblings,
             near_worker: self.near(),
+            without: self.without(),
             ..Default::default()
         };
         let reply = self.link.ask(self.link.deadline(), |mut client| {
@@ -95,7 +101,8 @@ impl Core {
     ) -> Result<Known> {
         let epoch = self.caches.metadata.epoch();
         let (id, generation, near_worker) = (file.0, generation.0, self.near());
-        let request = v1::OpenRequest { id, generation, near_worker, caller, ..v1::OpenRequest::default() };
+        let without = self.without();
+        let request = v1::OpenRequest { id, generation, near_worker, caller, without, ..v1::OpenRequest::default() };
         let reply = self.link.ask(self.link.deadline(), |mut client| {
             let request = request.clone();
             async move { client.open(request).await }
@@ -115,6 +122,7 @@ impl Core {
             id: content.file.0,
             generation: content.generation.0,
             near_worker: self.near(),
+            without: self.without(),
             ..Default::default()
         };
         let reply = self.link.ask(deadline, |mut client| {
@@ -182,6 +190,7 @@ impl Core {
             ttl: options.ttl.map(Into::into),
             empty,
             prefer_worker: self.near(),
+            without: self.without(),
             edit: false,
             at,
         }

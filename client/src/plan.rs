@@ -2,7 +2,7 @@
 //!
 //! The order: a co-located holder; other holders, the nearest first; who is assigned to fetch the block; any other
 //! co-located worker; the rest, the nearest first. Equally near ones are turned by block number, so that readers of
-//! one file do not all go to the first.
+//! one file do not all go to the first. Who gave nothing lately comes last of all.
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
@@ -76,7 +76,7 @@ impl Places {
                 (false, true, false) => 3,
                 (false, false, false) => 4,
             };
-            (class, distance, turn(*place))
+            (near.silent.contains(&self.workers[*place].id), class, distance, turn(*place))
         });
         order
     }
@@ -86,6 +86,8 @@ impl Places {
 pub(crate) struct Nearness<'a> {
     pub(crate) is_local: &'a dyn Fn(&WorkerAddress) -> bool,
     pub(crate) locality: &'a larder_common::Locality,
+    /// Who gave nothing lately.
+    pub(crate) silent: Vec<WorkerId>,
 }
 
 impl Nearness<'_> {
@@ -131,7 +133,8 @@ mod tests {
         let is_local = |w: &WorkerAddress| local == Some(w.id.0[0]);
         let locality: Locality = "node=me,rack=a".parse().unwrap();
         let failed = failed.iter().map(|id| WorkerId([*id; 16])).collect();
-        places.order(block, &Nearness { is_local: &is_local, locality: &locality }, &failed)
+        let near = Nearness { is_local: &is_local, locality: &locality, silent: Vec::new() };
+        places.order(block, &near, &failed)
     }
 
     fn places() -> Places {
@@ -156,6 +159,13 @@ mod tests {
         assert_eq!(order(&places(), 2, None, &[])[0], 2);
         assert_eq!(order(&places(), 2, Some(3), &[2])[0], 3);
         assert!(order(&places(), 2, None, &[0, 1, 2, 3]).is_empty());
+    }
+
+    #[test]
+    fn who_gave_nothing_lately_comes_last() {
+        let (is_local, locality) = (|w: &WorkerAddress| w.id.0[0] == 1, Locality::default());
+        let near = Nearness { is_local: &is_local, locality: &locality, silent: vec![WorkerId([1; 16])] };
+        assert_eq!(places().order(0, &near, &HashSet::new()), [0, 2, 3, 1]);
         assert_eq!(places().holder(1).unwrap().1, Medium::Mem);
         assert!(places().holder(2).is_none());
     }

@@ -2,7 +2,7 @@
 //!
 //! For each span the workers are tried in the order of [`Places::order`]: a co-located one by short circuit (which waits
 //! there until the bytes have been fetched), any other by a stream. A worker that fails is left out; when none is left the
-//! master is asked again, with growing pauses, until the deadline. A grant that is out of date is renewed unseen.
+//! master is asked for others, with growing pauses, until the deadline. A grant that is out of date is renewed unseen.
 //! Each piece of progress begins the deadline anew: what is bounded is waiting.
 
 use std::{
@@ -330,7 +330,12 @@ impl<'f> Reading<'f> {
     }
 
     /// Decides what comes after a failure: another worker, another grant, or the end.
-    async fn after(&mut self, Failure(worker, error): Failure) -> Result<()> {
+    async fn after(&mut self, Failure(worker, mut error): Failure) -> Result<()> {
+        let workers = &self.file.core.workers;
+        if let (Some(worker), ErrorKind::Unavailable | ErrorKind::Deadline) = (worker, error.kind()) {
+            workers.gave_nothing(worker);
+            error = workers.named(worker, error);
+        }
         let final_for_us = matches!(
             error.kind(),
             ErrorKind::Changed | ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::Config

@@ -1,7 +1,9 @@
 //! The workers that this client speaks with: a channel each, and a short-circuit connection to those that are co-located.
 //!
 //! Being able to open a worker's socket is what makes it co-located. What failed is remembered with its reason for some
-//! seconds, so that a socket that is not shared costs one attempt and not one for each read.
+//! seconds, so that a socket that is not shared costs one attempt and not one for each read. So is a worker that gave
+//! nothing: it is asked last, and the master to name others, for it may be lost without the master's knowing yet, or cut off
+//! from this client alone.
 
 use std::{
     path::PathBuf,
@@ -9,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_common::{Locality, Result, WorkerId};
+use larder_common::{Error, Locality, Result, WorkerId};
 use larder_proto::{Channel, convert::WorkerAddress, data::Way, v1::blocks_client::BlocksClient};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -18,6 +20,9 @@ use crate::{config::Config, master::Link, plan::Nearness, short::Short};
 
 /// So long is believed that a worker's socket cannot be opened.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// So long a worker that gave nothing is asked last.
+const SILENT_FOR: Duration = Duration::from_secs(10);
 
 /// One worker, in one incarnation.
 #[derive(Debug)]
@@ -113,11 +118,13 @@ fn candidates(config: &Config, address: &WorkerAddress) -> Vec<PathBuf> {
 pub(crate) struct Workers {
     link: Arc<Link>,
     known: Mutex<FxHashMap<WorkerId, Arc<Worker>>>,
+    /// Who gave nothing, and until when that counts.
+    silent: Mutex<FxHashMap<WorkerId, Instant>>,
 }
 
 impl Workers {
     pub(crate) fn new(link: Arc<Link>) -> Self {
-        Self { link, known: Mutex::default() }
+        Self { link, known: Mutex::default(), silent: Mutex::default() }
     }
 
     /// The worker at this address; a new start of it takes the place of the old.
@@ -138,6 +145,7 @@ impl Workers {
         let mut known = self.known.lock();
         let newer = known.get(&address.id).filter(|old| old.address.incarnation > address.incarnation);
         if newer.is_none() {
+            self.silent.lock().remove(&address.id);
             known.insert(address.id, Arc::clone(&worker));
         }
         Ok(worker)
@@ -145,6 +153,29 @@ impl Workers {
 
     pub(crate) fn by_id(&self, id: WorkerId) -> Option<Arc<Worker>> {
         self.known.lock().get(&id).cloned()
+    }
+
+    /// A worker did not answer, or hung up.
+    pub(crate) fn gave_nothing(&self, id: WorkerId) {
+        self.silent.lock().insert(id, Instant::now() + SILENT_FOR);
+    }
+
+    /// Those that are asked last.
+    pub(crate) fn silent(&self) -> Vec<WorkerId> {
+        let mut silent = self.silent.lock();
+        if !silent.is_empty() {
+            let now = Instant::now();
+            silent.retain(|_, until| now < *until);
+        }
+        silent.keys().copied().collect()
+    }
+
+    /// An error of a worker, with the worker's address.
+    pub(crate) fn named(&self, id: WorkerId, error: Error) -> Error {
+        match self.by_id(id) {
+            Some(worker) => error.context(format!("the worker at {}:{}", worker.address.host, worker.address.port)),
+            None => error,
+        }
     }
 
     /// The short-circuit connection to a worker, or why there is none.
@@ -179,6 +210,6 @@ impl Workers {
 
     pub(crate) fn nearness<'a>(&'a self, is_local: &'a dyn Fn(&WorkerAddress) -> bool) -> Nearness<'a> {
         let locality: &Locality = &self.link.config.locality;
-        Nearness { is_local, locality }
+        Nearness { is_local, locality, silent: self.silent() }
     }
 }

@@ -200,6 +200,14 @@ impl Open {
         if !may_help {
             return Err(error);
         }
+        let (workers, first) = (&self.core.workers, self.target.workers.first());
+        let error = match first.filter(|_| error.kind() != ErrorKind::Regrant) {
+            Some(first) => {
+                workers.gave_nothing(first.id);
+                workers.named(first.id, error)
+            }
+            None => error,
+        };
         deadline.pause(backoff, error).await?;
         let abandon = What::AbandonFile(v1::AbandonFile { lease: self.target.lease.id.0 });
         let how = How { durable: false, repeatable: true };

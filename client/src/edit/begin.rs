@@ -85,6 +85,7 @@ impl Core {
                 truncate: options.truncate,
                 write_type: options.write_type.map_or(v1::WriteType::Unspecified, v1::WriteType::from).into(),
                 prefer_worker: self.near(),
+                without: self.without(),
             };
             let how = How { durable: !options.relaxed, repeatable: false };
             let error = match self.link.calls.call_as(target.caller.clone(), What::EditFile(edit), how, deadline).await

@@ -84,6 +84,7 @@ impl Nodes {
             write_type: v1::WriteType::from(create.write_type.unwrap_or(config.write_type)).into(),
             replication: config.replication,
             prefer_worker: self.core.near(),
+            without: self.core.without(),
             ..v1::CreateFile::default()
         }
     }

@@ -46,12 +46,14 @@ impl Links {
         connection
     }
 
-    /// A stream has ended.
-    pub fn detach(&self, worker: WorkerSlot, connection: u64) {
+    /// A stream has ended. `false`: a newer one has taken its place.
+    pub fn detach(&self, worker: WorkerSlot, connection: u64) -> bool {
         let mut links = self.links.lock();
-        if links.get(&worker).is_some_and(|link| link.connection == connection) {
+        let is_current = links.get(&worker).is_some_and(|link| link.connection == connection);
+        if is_current {
             links.remove(&worker);
         }
+        is_current
     }
 
     /// Whether a stream is that of the worker now.

@@ -27,6 +27,34 @@ pub struct Candidate {
     pub locality: Locality,
 }
 
+/// What a client says of workers.
+#[derive(Clone, Debug, Default)]
+pub struct Preference {
+    /// The one whose socket it can open.
+    pub near: Option<WorkerId>,
+    /// Those that gave it nothing: they may be lost, or cut off from it alone.
+    pub without: Vec<WorkerId>,
+}
+
+impl Preference {
+    /// What came in a message; ids that are none are left out.
+    #[must_use]
+    pub fn of(near: &[u8], without: &[impl AsRef<[u8]>]) -> Self {
+        let without = without.iter().filter_map(|id| WorkerId::try_from(id.as_ref()).ok()).collect();
+        Self { near: WorkerId::try_from(near).ok(), without }
+    }
+
+    /// Those that the client can do something with; all, where it can do nothing with any.
+    #[must_use]
+    pub fn usable(&self, mut workers: Vec<Candidate>) -> Vec<Candidate> {
+        let is_usable = |worker: &Candidate| !self.without.contains(&worker.id);
+        if workers.iter().any(is_usable) {
+            workers.retain(is_usable);
+        }
+        workers
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Wanted<'a> {
@@ -133,6 +161,14 @@ mod tests {
         for block in 0..20 {
             assert_ne!(to_fetch(FileId(1), BlockIndex(block), &wanted, &workers), Some(WorkerSlot(1)));
         }
+    }
+
+    #[test]
+    fn who_gave_nothing_is_left_out_as_long_as_there_are_others() {
+        let workers = vec![worker(1, "node=a"), worker(2, "node=b")];
+        let without = |ids: &[u8]| Preference::of(&[], &ids.iter().map(|id| [*id; 16]).collect::<Vec<_>>());
+        assert_eq!(without(&[1, 7]).usable(workers.clone()), workers[1..]);
+        assert_eq!(without(&[1, 2]).usable(workers.clone()), workers);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct WorkerRecord {
     pub counters: BTreeMap<String, u64>,
     /// Whether it counts.
     pub live: bool,
+    /// Whether it is connected. One that is not may come back, and gets nothing new to do until then.
+    pub linked: bool,
     /// When it was last heard of.
     pub heard: Duration,
     /// The round of its full reports; grows with each.
@@ -102,6 +104,7 @@ impl Registry {
             tiers: registration.tiers,
             counters: BTreeMap::new(),
             live: true,
+            linked: true,
             heard: now,
             round,
             reported: false,
@@ -129,6 +132,13 @@ impl Registry {
         if let Some(record) = self.get_mut(slot) {
             record.heard = record.heard.max(now);
             record.live = true;
+        }
+    }
+
+    /// A worker's connection has ended.
+    pub fn unlinked(&mut self, slot: WorkerSlot) {
+        if let Some(record) = self.get_mut(slot) {
+            record.linked = false;
         }
     }
 
@@ -172,11 +182,14 @@ impl Registry {
     }
 
     /// The live workers that may fetch from a mount and persist to it: all that were not found to see another directory
-    /// there. One that has not been asked yet may, for a fetch compares the object's identity and finds out too.
+    /// there. One that has not been asked yet may, for a fetch compares the object's identity and finds out too. Those that
+    /// are connected, if any is: the others may be lost already.
     #[must_use]
     pub fn candidates(&self, mount: MountId) -> Vec<Candidate> {
+        let may = |record: &WorkerRecord| !record.refuted.contains_key(&mount);
+        let any_linked = self.live().any(|(_, record)| may(record) && record.linked);
         self.live()
-            .filter(|(_, record)| !record.refuted.contains_key(&mount))
+            .filter(|(_, record)| may(record) && (record.linked || !any_linked))
             .map(|(slot, r)| Candidate { slot, id: r.address.id, locality: r.address.locality.clone() })
             .collect()
     }

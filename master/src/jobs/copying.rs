@@ -17,6 +17,7 @@ use super::{
     walk::{Item, Walk},
 };
 use crate::{
+    cluster::placement::Preference,
     rpc::{answer, command, filesystem::How},
     state::{
         AbandonFile, CreateComplete, CreateDirectory, CreateFile, MakeSpecial, Outcome, Place, Remove, RemoveKind,
@@ -171,14 +172,15 @@ struct New {
 /// Has a worker write the new file.
 async fn write(stepper: &Stepper, status: &FileStatus, begun: &Outcome) -> Result<v1::Receipt> {
     let master = &stepper.master;
-    let holders = answer::open(master, &nobody(), None, status.id)?;
+    let holders = answer::open(master, &nobody(), &Preference::default(), status.id)?;
     let held = |worker: u32| -> u32 {
         holders.holders.iter().filter(|h| h.worker == worker).flat_map(|h| &h.runs).map(|run| run.count).sum()
     };
     let most = holders.holders.iter().max_by_key(|holder| held(holder.worker));
     let near = most.and_then(|holder| holders.workers.get(holder.worker as usize));
-    let prefer = near.and_then(|worker| WorkerId::try_from(&worker.id[..]).ok());
-    let created = answer::outcome(master, &nobody(), prefer, begun.clone())?;
+    let near = near.and_then(|worker| WorkerId::try_from(&worker.id[..]).ok());
+    let preference = Preference { near, ..Preference::default() };
+    let created = answer::outcome(master, &nobody(), &preference, begun.clone())?;
     let outcome::Result::Created(created) = created else {
         return Err(Error::new(ErrorKind::Unavailable, "the file cannot be written now"));
     };

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use super::{Live, copying, loading::Room, walk::Item};
 use crate::{
     cluster::WorkerSlot,
+    cluster::placement::Preference,
     core::{Asker, Finished},
     edits,
     master::Master,
@@ -172,7 +173,7 @@ impl Stepper {
     async fn load(&self, status: &FileStatus) -> Result<Did> {
         self.master.core.read().may(status.id, self.caller(), 4)?;
         let mut moving = self.live.moving();
-        let reply = answer::open(&self.master, &nobody(), None, status.id)?;
+        let reply = answer::open(&self.master, &nobody(), &Preference::default(), status.id)?;
         let slots: Vec<Option<WorkerSlot>> = reply.workers.iter().map(|worker| self.slot(worker)).collect();
         let slot = |at: u32| slots.get(at as usize).copied().flatten();
         let missing: u32 = reply.assignments.iter().flat_map(|assigned| &assigned.runs).map(|run| run.count).sum();

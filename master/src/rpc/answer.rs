@@ -6,12 +6,15 @@
 use bytes::Bytes;
 use larder_common::{
     BlockIndex, BlockSize, Error, ErrorKind, FileId, FileStatus, Fingerprint, Generation, LeaseId, MountId,
-    Persistence, Position, Result, WorkerId, WriteType,
+    Persistence, Position, Result, WriteType,
 };
 use larder_proto::{Base, Grant, Greeting, WriteRight, convert, v1};
 
 use crate::{
-    cluster::{Candidate, Holding, Registry, WorkerSlot, placement},
+    cluster::{
+        Candidate, Holding, Registry, WorkerSlot,
+        placement::{self, Preference},
+    },
     master::Master,
     state::{Outcome, State, Temporary, WriteLease},
 };
@@ -161,14 +164,14 @@ pub fn edit_grant(
 pub fn outcome(
     master: &Master,
     greeting: &Greeting,
-    prefer: Option<WorkerId>,
+    preference: &Preference,
     outcome: Outcome,
 ) -> Result<v1::outcome::Result> {
     use v1::outcome::Result as Wire;
     match outcome {
         Outcome::Made(file) | Outcome::Committed { file, .. } => made(master, file),
         Outcome::Writing { file, generation, lease, temporary } => {
-            created(master, greeting, prefer, Writing { file, generation, lease, temporary }).map(Wire::Created)
+            created(master, greeting, preference, Writing { file, generation, lease, temporary }).map(Wire::Created)
         }
         _ => Ok(Wire::Done(v1::Empty {})),
     }
@@ -190,7 +193,7 @@ struct Writing {
     temporary: Option<Temporary>,
 }
 
-fn created(master: &Master, greeting: &Greeting, prefer: Option<WorkerId>, writing: Writing) -> Result<v1::Created> {
+fn created(master: &Master, greeting: &Greeting, preference: &Preference, writing: Writing) -> Result<v1::Created> {
     let (status, mut grant, lease) = {
         let state = master.core.read();
         let lease = state.lease(writing.lease).ok_or_else(|| gone(writing.file))?;
@@ -210,13 +213,16 @@ fn created(master: &Master, greeting: &Greeting, prefer: Option<WorkerId>, writi
         sync: true,
         base: base.map(|(generation, length)| Base { generation, length }),
     });
-    let holders = if base.is_some() { master.locations.holders(committed) } else { Vec::new() };
+    let mut holders = if base.is_some() { master.locations.holders(committed) } else { Vec::new() };
     let copies = usize::try_from(status.replication_min.max(1)).unwrap_or(1);
-    let wanted = placement::Wanted { near: prefer, locality: &greeting.locality };
+    let wanted = placement::Wanted { near: preference.near, locality: &greeting.locality };
     let registry = master.registry.lock();
-    let live = registry.candidates(grant.mount);
+    let live = preference.usable(registry.candidates(grant.mount));
+    if grant.persisted && !live.is_empty() {
+        holders.retain(|holding| answers(&registry, preference, holding.worker));
+    }
     let placed = placement::to_write(writing.file, copies, &wanted, &live);
-    let near = prefer.and_then(|id| registry.slot(id)).filter(|slot| live.iter().any(|c| c.slot == *slot));
+    let near = preference.near.and_then(|id| registry.slot(id)).filter(|slot| live.iter().any(|c| c.slot == *slot));
     let is_live = |slot: &WorkerSlot| registry.get(*slot).is_some_and(|record| record.live);
     let workers = editors(&grant, near, holders, placed).into_iter().filter(is_live).collect::<Vec<_>>();
     // None at all is no failure: the file has been begun, and whoever holds the lease decides whether to wait.
@@ -260,7 +266,7 @@ pub fn addresses(master: &Master, workers: &[WorkerSlot]) -> Vec<v1::WorkerAddre
 ///
 /// # Errors
 /// `NotFound`; `Invalid` for what has no content.
-pub fn open(master: &Master, greeting: &Greeting, near: Option<WorkerId>, file: FileId) -> Result<v1::OpenReply> {
+pub fn open(master: &Master, greeting: &Greeting, preference: &Preference, file: FileId) -> Result<v1::OpenReply> {
     let (status, grant, position) = {
         let state = master.core.read();
         let status = status(master, &state, file)?;
@@ -270,13 +276,13 @@ pub fn open(master: &Master, greeting: &Greeting, near: Option<WorkerId>, file: 
         }
         (status, unsigned_grant(&state, file, None)?, state.position())
     };
-    Ok(placed(master, greeting, near, (&status, &grant, position)))
+    Ok(placed(master, greeting, preference, (&status, &grant, position)))
 }
 
 fn placed(
     master: &Master,
     greeting: &Greeting,
-    near: Option<WorkerId>,
+    preference: &Preference,
     (status, grant, position): (&FileStatus, &Grant, Position),
 ) -> v1::OpenReply {
     let mut reply = v1::OpenReply {
@@ -285,12 +291,20 @@ fn placed(
         position: position.0,
         ..v1::OpenReply::default()
     };
-    let wanted = placement::Wanted { near, locality: &greeting.locality };
+    let wanted = placement::Wanted { near: preference.near, locality: &greeting.locality };
     let registry = master.registry.lock();
-    let live = registry.candidates(grant.mount);
-    let holders = master.locations.holders((grant.file, grant.generation));
+    let live = preference.usable(registry.candidates(grant.mount));
+    let mut holders = master.locations.holders((grant.file, grant.generation));
+    if grant.persisted && !live.is_empty() {
+        holders.retain(|holding| answers(&registry, preference, holding.worker));
+    }
     Places { reply: &mut reply, registry: &registry }.fill(grant, &wanted, &live, holders);
     reply
+}
+
+/// Whether what a worker holds is of use to the client. If not, another one can fetch it.
+fn answers(registry: &Registry, preference: &Preference, worker: WorkerSlot) -> bool {
+    registry.get(worker).is_some_and(|record| record.linked && !preference.without.contains(&record.address.id))
 }
 
 /// The same for a version that is over and that the caller's session has open. `None` for all other.
@@ -298,7 +312,7 @@ fn placed(
 pub fn open_orphan(
     master: &Master,
     greeting: &Greeting,
-    near: Option<WorkerId>,
+    preference: &Preference,
     (file, generation): (FileId, Generation),
 ) -> Option<v1::OpenReply> {
     let (status, grant, position) = {
@@ -313,7 +327,7 @@ pub fn open_orphan(
         let grant = Grant { generation, length, block_size, mount, object, fingerprint, persisted, orphan, ..grant };
         (status, grant, state.position())
     };
-    Some(placed(master, greeting, near, (&status, &grant, position)))
+    Some(placed(master, greeting, preference, (&status, &grant, position)))
 }
 
 /// Takes an answer in as a sibling of another: its workers join the other's list, so that each is named once.

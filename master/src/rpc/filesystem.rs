@@ -8,9 +8,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::FutureExt;
-use larder_common::{
-    Caller, Error, ErrorKind, FileId, FsPath, Generation, MountId, Name, Position, Result, SessionId, WorkerId,
-};
+use larder_common::{Caller, Error, ErrorKind, FileId, FsPath, Generation, MountId, Name, Position, Result, SessionId};
 use larder_proto::{
     Greeting, into_status,
     v1::{self, file_system_server},
@@ -18,7 +16,7 @@ use larder_proto::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{answer, listing, report, session};
-use crate::{master::Master, state::State, under::Validity};
+use crate::{cluster::placement::Preference, master::Master, state::State, under::Validity};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -222,9 +220,9 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
     let how = How { follow: true, fresh: false };
     let caller = master.caller(greeting, asked.caller.as_ref())?;
     let finder = Finder { master, greeting };
-    let near = if asked.near_worker.is_empty() { None } else { Some(WorkerId::try_from(&asked.near_worker[..])?) };
+    let preference = &Preference::of(&asked.near_worker, &asked.without);
     let version = (FileId(asked.id), Generation(asked.generation));
-    if let Some(reply) = answer::open_orphan(master, greeting, near, version) {
+    if let Some(reply) = answer::open_orphan(master, greeting, preference, version) {
         return Ok(reply);
     }
     // A new grant for what is open must be had from a mount whose store is away, too: the bytes may be in the cache.
@@ -234,7 +232,7 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
     };
     may_open(master, found.file, &caller, asked.id != 0)?;
     master.wait_for_holders(found.file).await?;
-    let mut reply = answer::open(master, greeting, near, found.file)?;
+    let mut reply = answer::open(master, greeting, preference, found.file)?;
     let generation = reply.status.as_ref().map_or(0, |status| status.generation);
     if asked.id != 0 {
         let path = master.core.read().path(found.file);
@@ -249,7 +247,7 @@ async fn open(master: &Arc<Master>, greeting: &Greeting, asked: &v1::OpenRequest
     if asked.siblings && found.validity.session {
         // Its names are wanted, but not at any price; what is loaded by then is answered.
         let _ = tokio::time::timeout(SIBLINGS_PATIENCE, master.load_all(found.parent)).await;
-        siblings(master, greeting, near, found, &mut reply);
+        siblings(master, greeting, preference, found, &mut reply);
     }
     Ok(reply)
 }
@@ -268,7 +266,7 @@ const SIBLINGS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers for the files beside one too, as far as they are known: those after it, and then those from the beginning, for
 /// a walk may go in any order. The session's interest in the directory has been recorded with the first.
-fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found: Found, reply: &mut v1::OpenReply) {
+fn siblings(master: &Master, greeting: &Greeting, preference: &Preference, found: Found, reply: &mut v1::OpenReply) {
     let name = reply.status.as_ref().map(|status| status.name.clone()).unwrap_or_default();
     let next: Vec<FileId> = {
         let state = master.core.read();
@@ -283,7 +281,7 @@ fn siblings(master: &Master, greeting: &Greeting, near: Option<WorkerId>, found:
         after.into_iter().chain(before).map(|entry| entry.id).filter(is_open).collect()
     };
     for file in next {
-        if let Ok(mut sibling) = answer::open(master, greeting, near, file) {
+        if let Ok(mut sibling) = answer::open(master, greeting, preference, file) {
             sibling.parent = found.parent.0;
             sibling.validity = Some(Finder { master, greeting }.kept(found.parent, file));
             answer::adopt(reply, sibling);

@@ -80,7 +80,9 @@ impl Link {
         self.welcome();
         tokio::spawn(prove(Arc::clone(&self.master), worker, connection));
         self.listen(&mut stream, worker, connection).await;
-        self.master.links.detach(worker, connection);
+        if self.master.links.detach(worker, connection) {
+            self.master.registry.lock().unlinked(worker);
+        }
         tracing::info!(worker = worker.0, "a worker's connection ended");
     }
 

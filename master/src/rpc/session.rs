@@ -23,6 +23,7 @@ use super::{
     tree,
 };
 use crate::{
+    cluster::placement::Preference,
     core::{Asker, Finished},
     edits,
     master::Master,
@@ -295,8 +296,8 @@ struct Ticket {
     slot: u32,
     number: u64,
     durable: bool,
-    /// The worker whose socket the client can open, for a file that it is about to write.
-    prefer: Option<WorkerId>,
+    /// What the client says of workers, for a file that it is about to write.
+    preference: Preference,
     /// Workers that hold what the call commits.
     holders: Vec<WorkerId>,
     /// The directory that the caller names by its id, or has named the file in that it names by id.
@@ -313,10 +314,11 @@ struct Ticket {
 
 impl Ticket {
     fn of(call: &v1::Call, master: &Master) -> Self {
-        let (prefer, holders, directory, known, about, before) = (None, Vec::new(), None, false, None, Duration::ZERO);
+        let (preference, holders) = (Preference::default(), Vec::new());
+        let (directory, known, about, before) = (None, false, None, Duration::ZERO);
         let v1::Call { slot, number, durable, .. } = *call;
         let mut ticket =
-            Self { slot, number, durable, prefer, holders, directory, known, about, before, is_new: false };
+            Self { slot, number, durable, preference, holders, directory, known, about, before, is_new: false };
         if let Some(what) = call.command.as_ref().and_then(|command| command.what.as_ref()) {
             ticket.about = command::about(what);
             ticket.is_new = command::is_new(what);
@@ -325,10 +327,10 @@ impl Ticket {
         }
         match call.command.as_ref().and_then(|command| command.what.as_ref()) {
             Some(v1::command::What::CreateFile(create)) => {
-                ticket.prefer = WorkerId::try_from(&create.prefer_worker[..]).ok();
+                ticket.preference = Preference::of(&create.prefer_worker, &create.without);
             }
             Some(v1::command::What::EditFile(edit)) => {
-                ticket.prefer = WorkerId::try_from(&edit.prefer_worker[..]).ok();
+                ticket.preference = Preference::of(&edit.prefer_worker, &edit.without);
             }
             Some(v1::command::What::CompleteFile(complete)) => {
                 ticket.durable |= complete.sync;
@@ -387,7 +389,7 @@ impl Batch {
         let (outcome, master) = (finished.outcome, &connection.master);
         let result = match (ticket.about, &outcome) {
             (Some(file), Outcome::Done) => answer::made(master, file),
-            _ => answer::outcome(master, &connection.greeting, ticket.prefer, outcome),
+            _ => answer::outcome(master, &connection.greeting, &ticket.preference, outcome),
         };
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
         let (validity, parent) = ticket.validity(connection, &result);

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_common::{Error, ErrorKind, Result};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use tokio::{
     io::Interest,
     net::TcpStream,
@@ -19,9 +19,12 @@ use tokio::{
 };
 
 use super::{HEAD, Head, Kind, MAGIC, Piece, buffers::Buffers};
+use crate::dial;
 
 /// The kernel wakes a receiver when so many bytes of a body are there, and not for each packet.
 const WAKE: usize = 256 << 10;
+/// So often a silent host is asked whether it is there before it is given up.
+const PROBES: u32 = 5;
 
 /// A message that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,7 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, buffers: Arc<Buffers>) -> Self {
+        keep_alive(&stream);
         Self { stream, buffers, wake: 1 }
     }
 
@@ -179,6 +183,17 @@ impl Connection {
             self.wake = bytes;
         }
     }
+}
+
+/// Has the kernel ask whether the other side's host is still there: a host that is lost says nothing when it goes. It gives
+/// up after about [`dial::KEEP_ALIVE`] twice, as gRPC does.
+fn keep_alive(stream: &TcpStream) {
+    let idle = u32::try_from(dial::KEEP_ALIVE.as_secs()).unwrap_or(u32::MAX);
+    // A kernel that refuses leaves it to the deadlines of callers.
+    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &idle)
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepInterval, &(idle / PROBES).max(1)))
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepCount, &PROBES))
+        .and_then(|()| setsockopt(stream, sockopt::KeepAlive, &true));
 }
 
 fn broken(error: &io::Error) -> Error {

@@ -120,9 +120,9 @@ impl Lines {
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect((self.host.as_str(), self.port))).await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
-            // Nobody is there: gRPC will say it.
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Ok(None),
-            Ok(Err(_)) | Err(_) => return Ok(self.refuse("it cannot be reached")),
+            // gRPC would not come further at the same port.
+            Ok(Err(error)) => return Err(Error::new(ErrorKind::Unavailable, error.to_string())),
+            Err(_) => return Err(Error::new(ErrorKind::Unavailable, "it cannot be reached: no answer to connecting")),
         };
         // Frames are sent whole; without it the last of them would wait.
         let _ = stream.set_nodelay(true);
