@@ -15,7 +15,7 @@ help:
 	@echo "make check           the loop for a change: formatting, lints, fast tests"
 	@echo "make build           the release binary, static: target/release/larder"
 	@echo "make dist            the release tarball, from which \`cd docker; docker build -t larder .\` makes the image"
-	@echo "make bless           write the documents that are generated from the code"
+	@echo "make bless           write what is generated from the code: documents, golden lines of what is new"
 
 setup:
 	@scripts/setup
@@ -54,6 +54,7 @@ test: setup
 
 bless: setup
 	LARDER_BLESS=1 $(CARGO) test --locked -p larder-common --lib settings
+	LARDER_BLESS=1 $(CARGO) test --locked -p larder-master -p larder-worker --lib golden
 
 clean:
 	$(CARGO) clean

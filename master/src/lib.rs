@@ -10,6 +10,8 @@ pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod edits;
+#[cfg(test)]
+mod golden;
 pub mod interest;
 pub mod jobs;
 pub mod journal;

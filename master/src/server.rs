@@ -201,12 +201,14 @@ fn recover(settings: &journal::Settings) -> Result<Recovered> {
     }
     let (mut state, checkpoint) = match opened.checkpoint {
         None => (State::default(), Position(0)),
-        Some(checkpoint) => restore(checkpoint)?,
+        Some(checkpoint) => restore(checkpoint).map_err(|e| e.context(settings.directory.display().to_string()))?,
     };
     let journal = opened.journal;
     for entry in journal.entries(checkpoint.next())? {
         let (position, bytes): (Position, Bytes) = entry?;
-        state.apply(position, &Entry::decode(&bytes)?);
+        let entry = Entry::decode(&bytes);
+        let entry = entry.map_err(|e| e.context(format!("{}, Position {position}", settings.directory.display())))?;
+        state.apply(position, &entry);
     }
     Ok(Recovered { state, journal: Arc::new(journal), checkpoint })
 }

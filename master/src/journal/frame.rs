@@ -45,7 +45,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn from_number(number: u32) -> Option<Self> {
+    pub(super) fn from_number(number: u32) -> Option<Self> {
         [Self::Entry, Self::Start, Self::Mark, Self::Roll, Self::Close, Self::Count]
             .into_iter()
             .find(|k| *k as u32 == number)

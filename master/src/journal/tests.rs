@@ -2,6 +2,7 @@
 
 mod damage;
 mod full_disk;
+mod golden;
 mod kill;
 mod life;
 mod model;

@@ -18,6 +18,7 @@ use super::{
         OpenIntent, PinChange, PolicyChange, ReplicationChange, SetContent, SetPending, TtlChange, XattrChange,
     },
     job_records::SetJob,
+    known,
     planner::inode_record,
     tables::{Counter, Slot},
 };
@@ -248,7 +249,8 @@ impl State {
     /// The state that these frames hold.
     ///
     /// # Errors
-    /// `Corrupt` for a frame that cannot be read, and for a stream without its first or last frame.
+    /// `Corrupt` for a frame that cannot be read, and for a stream without its first or last frame; `Mismatch` for one of
+    /// a newer version, with what is new in it.
     pub fn restore(frames: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<State> {
         let corrupt = |message: String| Error::new(ErrorKind::Corrupt, format!("the checkpoint {message}"));
         let (mut state, mut count, mut closed) = (State::new(), 0u64, false);
@@ -257,6 +259,10 @@ impl State {
                 Frame::decode(bytes.as_ref()).map_err(|e| corrupt(format!("has a frame that cannot be read: {e}")))?;
             if closed || frame.header.is_some() != (count == 0) {
                 return Err(corrupt(format!("has frame {count} out of its place")));
+            }
+            known::check("the checkpoint", &frame.changes, None)?;
+            for slot in &frame.slots {
+                known::check_outcome("the checkpoint", &slot.outcome)?;
             }
             if let Some(last) = frame.last {
                 closed = last == count;

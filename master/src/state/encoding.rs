@@ -114,6 +114,9 @@ pub(crate) fn block_size(shift: u32) -> BlockSize {
     BlockSize::new(1u64.checked_shl(shift).unwrap_or(0)).unwrap_or_default()
 }
 
+/// How many kinds of outcome there are: the first number that is none.
+pub(super) const OUTCOMES: u32 = 13;
+
 impl From<&Outcome> for OutcomeRecord {
     fn from(outcome: &Outcome) -> Self {
         let mut record = OutcomeRecord::default();

@@ -7,6 +7,12 @@ use super::{
     entry::{ActionRecord, DirectoryRecord, ExpectedRecord, RangeRecord, TemporaryRecord, XattrRecord},
 };
 
+/// How many kinds of operation there are: the first number that is none.
+pub(super) const OPERATIONS: u32 = 11;
+
+/// The same of what must be found.
+pub(super) const EXPECTATIONS: u32 = 4;
+
 impl From<&Expected> for ExpectedRecord {
     fn from(expected: &Expected) -> Self {
         match expected {

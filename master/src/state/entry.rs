@@ -1,14 +1,16 @@
 //! What happened: the unit of the journal. An entry is a list of primitive changes with everything decided (ids, times,
 //! resolved directories), so that applying it needs no judgement; with the reply that the caller's slot keeps.
 //!
-//! The structs here *are* the format: prost messages with tags. A tag is never used again for something else; a change
-//! that a binary does not know is skipped, which is why a new kind of change raises the journal's feature bits first.
+//! The structs here *are* the format: prost messages with tags. A tag is never used again for something else. A change
+//! that a binary does not know stops its start (`known.rs`); a field that it does not know is skipped, which is why a new
+//! field that must be heeded raises the journal's feature bits first. What is written today is kept in `master/golden`.
 
 use larder_common::{Error, ErrorKind, Result, Timestamp};
 use prost::Message;
 
 use super::{
     job_records::{JobSteps, SetJob},
+    known,
     outcome::Outcome,
 };
 
@@ -26,10 +28,12 @@ impl Entry {
     /// Reads an entry.
     ///
     /// # Errors
-    /// `Corrupt` for bytes that are not an entry.
+    /// `Corrupt` for bytes that are not an entry; `Mismatch` for one of a newer version, with what is new in it.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let wrong = |e| Error::new(ErrorKind::Corrupt, format!("a journal entry cannot be read: {e}"));
-        EntryRecord::decode(bytes).map(Self).map_err(wrong)
+        let record = EntryRecord::decode(bytes).map_err(wrong)?;
+        known::check(&format!("the journal's entry {:?}", record.command), &record.changes, record.outcome.as_ref())?;
+        Ok(Self(record))
     }
 
     /// When it was planned.
@@ -128,6 +132,19 @@ macro_rules! changes {
         #[expect(clippy::large_enum_variant, reason = "the large ones are the frequent ones: no allocation for each")]
         pub(crate) enum Change {
             $(#[prost(message, tag = $tag)] $name($name),)*
+        }
+
+        #[cfg(test)]
+        impl Change {
+            /// The names of all kinds.
+            pub(crate) const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
+            /// The name of its kind.
+            pub(crate) fn name(&self) -> &'static str {
+                match self {
+                    $(Change::$name(_) => stringify!($name),)*
+                }
+            }
         }
 
         $(impl From<$name> for ChangeRecord {

@@ -21,6 +21,7 @@ mod intents;
 pub mod job_progress;
 mod job_records;
 pub mod jobs;
+mod known;
 pub mod loading;
 pub mod mount_table;
 pub mod mounts;

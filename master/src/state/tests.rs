@@ -18,6 +18,7 @@ use super::{
 };
 
 mod edits;
+mod golden;
 mod jobs;
 mod random;
 mod rules;

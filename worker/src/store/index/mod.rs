@@ -52,21 +52,32 @@ pub(crate) enum Weight {
 /// Reads an index without changing anything.
 ///
 /// # Errors
-/// `NotFound` where there is none; `Mismatch` for a newer format; `Corrupt` where its header cannot be read.
+/// `NotFound` where there is none; `Mismatch` for a newer format, feature or record; `Corrupt` where its header cannot be read.
 pub(crate) fn read(path: &Path) -> Result<Replay> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|mut f| f.read_to_end(&mut bytes)).map_err(|e| kernel::at(e, path))?;
     let replayed = replay(&bytes);
     let about = |kind, message: String| Error::new(kind, message).at(path.as_os_str().as_encoded_bytes());
-    match &replayed.state.header {
-        None => Err(about(ErrorKind::Corrupt, "the index has no readable header".into())),
-        Some(h) if h.format > FORMAT || h.features != 0 => {
-            let message =
-                format!("the index has format {} with features {:#x}, written by {}", h.format, h.features, h.writer);
-            Err(about(ErrorKind::Mismatch, message).advise("start a version of larder that is at least as new"))
+    let Some(header) = &replayed.state.header else {
+        return Err(about(ErrorKind::Corrupt, "the index has no readable header".into()));
+    };
+    match newer(header, replayed.unknown) {
+        None => Ok(replayed),
+        Some(what) => {
+            let message = format!("the index has {what}, which this version of larder does not know, ");
+            let error = about(ErrorKind::Mismatch, format!("{message}written by {} or a newer one", header.writer));
+            Err(error.advise("start the newest version of larder that has run on this directory, or a newer one"))
         }
-        Some(_) => Ok(replayed),
     }
+}
+
+/// What in an index is of a newer version.
+fn newer(header: &Header, unknown: Option<u8>) -> Option<String> {
+    if header.format > FORMAT {
+        return Some(format!("format {} (known: up to {FORMAT})", header.format));
+    }
+    let features = (header.features != 0).then(|| format!("features {:#x}", header.features));
+    features.or_else(|| unknown.map(|kind| format!("a record of kind {kind} in format {}", header.format)))
 }
 
 impl Index {
