@@ -10,6 +10,9 @@ use super::{
     reader::time_of,
 };
 
+/// What a small block counts as: opening it takes as long as reading so much.
+const LEAST: u64 = 64 << 10;
+
 /// Where the scrub goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScrubCursor {
@@ -29,18 +32,25 @@ pub struct Scrubbed {
 }
 
 impl BlockStore {
-    /// Compares the checksums of blocks until `budget` bytes have been read.
+    /// Compares the checksums of blocks until `budget` bytes have been read; a block counts as [`LEAST`] bytes at least.
     ///
     /// # Errors
     /// The system's error where a cache file cannot be read.
     pub fn scrub(&self, mut cursor: ScrubCursor, budget: u64) -> Result<Scrubbed> {
         let mut done = Scrubbed::default();
-        while done.bytes < budget {
+        let mut spent = 0;
+        while spent < budget {
             let Some((block, shard)) = self.0.next_block(cursor) else { return Ok(done) };
             cursor = ScrubCursor { shard, after: Some(block) };
             match self.0.reread(block)? {
-                Some(bytes) => done.bytes += bytes,
-                None => done.corrupt += 1,
+                Some(bytes) => {
+                    done.bytes += bytes;
+                    spent += bytes.max(LEAST);
+                }
+                None => {
+                    done.corrupt += 1;
+                    spent += LEAST;
+                }
             }
         }
         done.next = Some(cursor);
