@@ -74,7 +74,10 @@ impl Editing {
         }
         let ticket = ticket(&granted, &right, base, own);
         let (store, had) = (services.store.clone(), base.is_some_and(|base| services.store.describe(base).is_some()));
-        let file = blocking(move || store.edit(&ticket)).await?;
+        let file = match base.is_none() && store.has_quick_room() {
+            true => store.edit(&ticket)?,
+            false => blocking(move || store.edit(&ticket)).await?,
+        };
         let copied = had && base.is_some_and(|base| services.store.describe(base).is_some());
         let (services, file, over) = (services.clone(), Some(file), CancellationToken::new());
         let mut editing = Self { services, granted, right, file, copied, sealed: None, over };
@@ -126,6 +129,18 @@ impl Editing {
         let (file, done) = done.await?;
         self.file = Some(file);
         done
+    }
+
+    /// The same, at once where the file is in memory and small.
+    async fn briefly<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut EditedFile) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let file = self.file()?;
+        match file.is_quick() {
+            true => work(file),
+            false => self.with(work).await,
+        }
     }
 
     /// A descriptor for the client.
@@ -252,7 +267,7 @@ impl Editing {
             self.fill(0..length).await?;
         }
         let generation = self.granted.grant.generation;
-        let receipts = self.with(move |file| file.seal(generation, length, &dirty)).await?;
+        let receipts = self.briefly(move |file| file.seal(generation, length, &dirty)).await?;
         self.sealed = Some(generation);
         self.services.metrics.written_files.one();
         let is_whole = receipts.len() as u64 == u64::from(self.granted.grant.block_size.count(length));
@@ -333,7 +348,7 @@ async fn try_end(mut file: EditedFile, within: Duration) -> Result<Result<bool, 
     let begun = tokio::time::Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        let ended = blocking(move || Ok(file.end())).await?;
+        let ended = if file.is_quick() { file.end() } else { blocking(move || Ok(file.end())).await? };
         match ended {
             Ok(kept) => return Ok(Ok(kept)),
             Err(refused) if refused.error.kind() == ErrorKind::Busy => {

@@ -3,20 +3,24 @@
 //! The content is read from its cache files, block by block, each pinned while it is copied. The master has named the
 //! temporary and publishes it; a failed order leaves nothing, for an upload that is dropped destroys its temporary.
 
-use std::{fs::File, os::fd::AsFd, sync::Arc};
+use std::{
+    fs::File,
+    os::{fd::AsFd, unix::fs::FileExt},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use larder_common::{
     BlockIndex, Error, ErrorKind, Result,
-    checksum::{Crc32c, combine},
+    checksum::{Crc32c, combine, crc32c},
 };
 use larder_proto::v1;
-use larder_ufs::{Upload, UploadReceipt};
+use larder_ufs::{Content, TemporaryName, UnderStore, Upload, UploadReceipt};
 
 use crate::{
     services::{Granted, Services, blocking, patiently},
-    store::{BlockReader, FileKey},
-    upload::{finish, temporary},
+    store::{BlockReader, EditedSource, FileKey},
+    upload::{SYNC_PATIENCE, exactly, finish, temporary},
 };
 
 impl Services {
@@ -55,11 +59,17 @@ impl Services {
         let missing = || Error::new(ErrorKind::Invalid, "an order to persist without a temporary");
         let (name, right) = temporary(grant)?.zip(grant.write.as_ref()).ok_or_else(missing)?;
         let store = self.mounts.get(grant.mount).await?.store().await?;
+        let key = FileKey { file: grant.file, generation: grant.generation };
+        let edited = self.store.edited_source(key)?.filter(|source| source.key == key);
+        if let Some(source) = edited.as_ref().filter(|source| source.quick && source.missing.is_empty()) {
+            return self.upload_small(source, &*store, &name, right.sync).await;
+        }
         let upload = patiently(self.config.patience, "an upload", || 0, store.start_upload(&name)).await?;
         if right.sync {
             upload.expect_sync();
         }
-        if let Some((length, crc)) = self.upload_edited(granted, &*upload).await? {
+        if let Some(source) = edited {
+            let (length, crc) = self.upload_edited(source, &*upload).await?;
             let receipt = finish(upload, length, right.sync, self.config.patience).await?;
             return Ok((receipt, crc));
         }
@@ -78,14 +88,30 @@ impl Services {
         Ok((receipt, crc))
     }
 
+    /// The same of a small file in memory, by one hand-over to the under store.
+    async fn upload_small(
+        &self,
+        source: &EditedSource,
+        store: &dyn UnderStore,
+        name: &TemporaryName,
+        sync: bool,
+    ) -> Result<(UploadReceipt, u32)> {
+        let length = source.spec.length;
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        source.file.read_exact_at(&mut bytes, 0)?;
+        let crc = crc32c(&bytes);
+        let upload = store.upload_whole(name, Content::Bytes(bytes.into()), sync);
+        let patience = self.config.patience.saturating_mul(if sync { SYNC_PATIENCE } else { 1 });
+        let receipt = patiently(patience, "an upload", || 0, upload).await?;
+        self.metrics.uploaded_bytes.add(length);
+        exactly(receipt, length).map(|receipt| (receipt, crc))
+    }
+
     /// Copies what was sealed in a file that is still being edited. What its writer changes meanwhile may be in the copy, as
-    /// it would on a disk, and is in the next one again. `None` where no edit has it.
-    async fn upload_edited(self: &Arc<Self>, granted: &Granted, upload: &dyn Upload) -> Result<Option<(u64, u32)>> {
-        let grant = &granted.grant;
-        let key = FileKey { file: grant.file, generation: grant.generation };
-        let Some(source) = self.store.edited_source(key)?.filter(|source| source.key == key) else { return Ok(None) };
+    /// it would on a disk, and is in the next one again.
+    async fn upload_edited(self: &Arc<Self>, source: EditedSource, upload: &dyn Upload) -> Result<(u64, u32)> {
         if !source.missing.is_empty() {
-            let gone = || Error::new(ErrorKind::NotFound, format!("blocks of {key} are not at this worker"));
+            let gone = || Error::new(ErrorKind::NotFound, format!("blocks of {} are not at this worker", source.key));
             self.writings.edit(source.lease).ok_or_else(gone)?.lock().await.complete().await?;
         }
         let (length, file) = (source.spec.length, Arc::new(source.file));
@@ -98,7 +124,7 @@ impl Services {
             at = end;
         }
         let crc = blocking(move || Ok(self::sum_of(&file, length)?)).await?;
-        Ok(Some((length, crc)))
+        Ok((length, crc))
     }
 
     async fn committed_block(self: &Arc<Self>, granted: &Granted, index: BlockIndex) -> Result<BlockReader> {
@@ -112,7 +138,6 @@ impl Services {
 
 /// The checksum of a file's first bytes.
 fn sum_of(file: &File, length: u64) -> std::io::Result<u32> {
-    use std::os::unix::fs::FileExt;
     let mut sum = Crc32c::new();
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;

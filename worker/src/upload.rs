@@ -211,6 +211,11 @@ pub(crate) async fn finish(
     };
     // A sync says nothing before its end: it may take several times as long as a step.
     let receipt = patiently(patience.saturating_mul(SYNC_PATIENCE), "an upload's end", || 0, finish).await?;
+    exactly(receipt, length)
+}
+
+/// Refuses an upload of another length.
+pub(crate) fn exactly(receipt: UploadReceipt, length: u64) -> Result<UploadReceipt> {
     match receipt.length == length {
         true => Ok(receipt),
         false => {
@@ -221,7 +226,7 @@ pub(crate) async fn finish(
 }
 
 /// How many times the usual patience a sync may take.
-const SYNC_PATIENCE: u32 = 10;
+pub(crate) const SYNC_PATIENCE: u32 = 10;
 
 impl Services {
     /// Begins an upload into the temporary that a grant names; `None` where it names none.

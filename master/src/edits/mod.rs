@@ -205,7 +205,11 @@ impl<'a> Commit<'a> {
             Some(temporary) => temporary,
             None => self.renew().await?,
         };
-        let replaces = self.master.core.read().is_stored(self.lease.file);
+        let replaces = {
+            let state = self.master.core.read();
+            // Of what is empty a power cut can take nothing.
+            state.is_stored(self.lease.file) && state.status(self.lease.file).is_some_and(|status| status.length > 0)
+        };
         let sync = self.command.sync || replaces;
         let version = answer::Version {
             file: self.lease.file,

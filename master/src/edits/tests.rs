@@ -40,6 +40,8 @@ struct Shelf {
     versions: Mutex<BTreeMap<u64, Vec<u8>>>,
     orders: Mutex<Vec<String>>,
     whim: Mutex<Option<Whim>>,
+    /// Whether the last version was to be synced.
+    synced: Mutex<Option<bool>>,
 }
 
 /// Journal and under store.
@@ -68,7 +70,9 @@ async fn obey(shelf: &Shelf, store: &dyn UnderStore, what: order::What) -> Resul
             if whim == Some(Whim::Fail) {
                 return Err(Error::new(ErrorKind::NoSpace, "the under store is full"));
             }
-            let name = Name::new(&grant.write.unwrap().temporary)?;
+            let right = grant.write.unwrap();
+            *shelf.synced.lock() = Some(right.sync);
+            let name = Name::new(&right.temporary)?;
             let temporary = TemporaryName::new(ObjectPath::new(&grant.object)?, name);
             let content = Content::Bytes(bytes(grant.generation.0).into());
             store.upload_whole(&temporary, content, false).await?;
@@ -295,6 +299,19 @@ async fn a_small_file_is_replaced_at_close_and_patched_at_fsync() {
     site.master.stores.look_again(file, Instant::now() + Duration::from_secs(5)).await.unwrap();
     assert_eq!(site.status(file).generation, generation, "our own changes are no news");
     assert_eq!(std::fs::read_dir(site.places.root.path()).unwrap().count(), 2, "the file, and Larder's own directory");
+}
+
+#[tokio::test]
+async fn what_replaces_content_is_synced_and_what_replaces_an_empty_file_is_not() {
+    let site = Site::new().await;
+    let (session, _stream) = site.session().await;
+    let empty = site.file("empty", b"").await;
+    let edit = site.edit(session, empty).await.unwrap();
+    site.commit(&edit, b"first", &[(0, 5)], CLOSE).await.unwrap();
+    assert_eq!(*site.shelf.synced.lock(), Some(false), "a power cut can take nothing that was there");
+    let edit = site.edit(session, empty).await.unwrap();
+    site.commit(&edit, b"other", &[(0, 5)], CLOSE).await.unwrap();
+    assert_eq!(*site.shelf.synced.lock(), Some(true));
 }
 
 #[tokio::test]

@@ -14,6 +14,13 @@ pub const PAGE: u64 = 4096;
 /// The step in which space is reserved: smaller ones get no huge pages.
 pub const STEP: u64 = 2 << 20;
 
+/// What a file that begins empty has room for at once. A huge page is cleared as a whole when its first byte is written
+/// (milliseconds), and most files that are made are small: only what grows past this is reserved in whole steps.
+pub const FIRST: u64 = 64 << 10;
+
+/// So many bytes in memory are summed and copied in less time than it takes to hand them to another thread and back.
+pub const QUICK: u64 = 256 << 10;
+
 /// One version of one file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileKey {

@@ -7,13 +7,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder_common::{BlockId, ErrorKind};
+use larder_common::{BlockId, ErrorKind, Medium};
 
 use super::{
     block_store::{BlockStore, Inner, count},
     books::Rule,
     directory::{Directory, Full, Space},
-    key::FileKey,
+    key::{FileKey, QUICK},
     policies::TierIndex,
     removal::Removal,
     writer::NoRoom,
@@ -40,6 +40,13 @@ impl BlockStore {
     pub fn spare(&self) -> u64 {
         let spare = |d: &Arc<Directory>| self.0.watermarks.low_bytes(d.capacity()).saturating_sub(d.used());
         self.0.directories.iter().map(spare).max().unwrap_or(0)
+    }
+
+    /// Whether a small file finds room in memory at once, without anything being dropped for it.
+    #[must_use]
+    pub fn has_quick_room(&self) -> bool {
+        let spare = |d: &Directory| self.0.watermarks.low_bytes(d.capacity()).saturating_sub(d.used());
+        self.0.directories.iter().any(|d| d.parts().medium == Medium::Mem && spare(d) >= QUICK)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
         feed::Change,
         index::{Weight, record::Record},
         kernel::{self, ChangeTime, Question},
-        key::{CacheName, FileKey, PAGE, STEP},
+        key::{CacheName, FIRST, FileKey, PAGE},
         room::Want,
     },
     EditStart, EditTicket, Edited, EditedFile,
@@ -166,7 +166,7 @@ impl Inner {
         let key = FileKey { file: ticket.file, generation };
         let block = key.block(BlockIndex(0));
         let group = ticket.spec.group;
-        let first = if ticket.spec.length == 0 { STEP } else { 0 };
+        let first = if ticket.spec.length == 0 { FIRST } else { 0 };
         let want = |bytes| Want { block, bytes, group, unpersisted: true, only: None };
         let space = self.room(&want(first)).or_else(|_| self.room(&want(0))).map_err(|no| no.into_error())?;
         let directory = space.directory().clone();

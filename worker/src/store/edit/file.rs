@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, fs::File, io, ops::Range, os::fd::OwnedFd, sync::Arc};
 
-use larder_common::{BlockIndex, Error, ErrorKind, LeaseId, Result, checksum};
+use larder_common::{BlockIndex, Error, ErrorKind, LeaseId, Medium, Result, checksum};
 
 use super::{
     super::{
@@ -16,7 +16,7 @@ use super::{
         directory::{Directory, Space},
         index::{Weight, record::Record},
         kernel,
-        key::{CacheName, Extent, GenerationSpec, PAGE, STEP},
+        key::{CacheName, Extent, GenerationSpec, PAGE, QUICK, STEP},
         policies::TierIndex,
         room::Want,
         sums::ChunkSums,
@@ -110,6 +110,12 @@ impl EditedFile {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         self.directory.parts().lasting
+    }
+
+    /// Whether what is done with it takes no longer than handing it to another thread: it lies in memory, and is small.
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        self.directory.parts().medium == Medium::Mem && self.reserved <= QUICK
     }
 
     /// The length of the content now.

@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use larder_common::{BlockIndex, FileId, Generation, LeaseId, Result};
+use larder_common::{BlockIndex, FileId, Generation, LeaseId, Medium, Result};
 
 pub use file::{EditFill, EditedFile};
 pub use settle::EndRefused;
@@ -45,7 +45,7 @@ use super::{
         record::{FileState, Record},
     },
     kernel::{self, ChangeTime},
-    key::{CacheName, FileKey, GenerationSpec},
+    key::{CacheName, FileKey, GenerationSpec, QUICK},
     policies::TierIndex,
 };
 
@@ -139,6 +139,8 @@ pub struct EditedSource {
     pub spec: GenerationSpec,
     /// Blocks that are not in it.
     pub missing: BTreeSet<BlockIndex>,
+    /// Whether it is read in less time than it takes to hand it to another thread.
+    pub quick: bool,
 }
 
 impl Edited {
@@ -179,7 +181,8 @@ impl BlockStore {
         let file = kernel::open_read(edited.directory.data(), &edited.name.to_string());
         let file = file.map_err(|e| kernel::at(e, &edited.directory.path_of(edited.name)))?;
         let (lease, key, spec, missing) = (*lease, edited.key, edited.spec, edited.missing.clone());
-        Ok(Some(EditedSource { file, lease, key, spec, missing }))
+        let quick = edited.directory.parts().medium == Medium::Mem && spec.length <= QUICK;
+        Ok(Some(EditedSource { file, lease, key, spec, missing, quick }))
     }
 }
 

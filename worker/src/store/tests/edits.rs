@@ -238,7 +238,7 @@ fn a_new_file_can_be_edited_and_survives_its_writer() {
     let (store, _) = open(tiers());
     let new = EditTicket { start: EditStart::Empty, ..ticket(3, own(0)) };
     let edit = store.edit(&new).unwrap();
-    assert!(edit.reserved() >= 2 * MIB);
+    assert!((4096..MIB).contains(&edit.reserved()), "a small file takes no huge page");
     descriptor(&edit).write_all_at(b"log line\n", 0).unwrap();
     drop((edit, store));
     let (store, _) = open(tiers());
@@ -248,6 +248,17 @@ fn a_new_file_can_be_edited_and_survives_its_writer() {
     let (length, _) = store.roll_forward(LEASE, Generation(9)).unwrap().unwrap();
     assert_eq!(length, 9);
     assert_eq!(bytes_of_generation(&store, 3, 9).as_deref(), Some(&b"log line\n"[..]));
+}
+
+#[test]
+fn a_new_file_that_grows_gets_room_in_whole_steps() {
+    let home = shm();
+    let (store, _) = open(vec![tier(Medium::Mem, home.path(), 16 * MIB)]);
+    let mut edit = store.edit(&EditTicket { start: EditStart::Empty, ..ticket(3, own(0)) }).unwrap();
+    assert!(edit.is_quick());
+    let reserved = edit.reserve_to(MIB).unwrap();
+    assert!(reserved >= 2 * MIB && reserved.is_multiple_of(2 * MIB), "{reserved}");
+    assert!(!edit.is_quick());
 }
 
 #[derive(Clone, Debug)]
