@@ -175,7 +175,8 @@ impl file_system_server::FileSystem for FileSystemService {
         respond(reply.await)
     }
 
-    async fn ping(&self, _: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
+    async fn ping(&self, request: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
+        self.0.greet(request.metadata())?;
         Ok(Response::new(v1::Empty {}))
     }
 }
