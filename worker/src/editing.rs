@@ -257,8 +257,9 @@ impl Editing {
         .await
     }
 
-    /// Seals the generation of the grant. A generation that goes nowhere else at once is made whole first.
-    pub(crate) async fn commit(&mut self, length: u64, dirty: Vec<Range<u64>>) -> Result<v1::Receipt> {
+    /// Seals the generation of the grant. A generation that goes nowhere else at once is made whole first. With `upload` the
+    /// first bytes of a small file are put into the temporary that the grant names, so that the master need not ask for it.
+    pub(crate) async fn commit(&mut self, length: u64, dirty: Vec<Range<u64>>, upload: bool) -> Result<v1::Receipt> {
         let through = matches!(self.right.write_type, WriteType::CacheThrough | WriteType::Through);
         if through {
             let missing = self.file()?.missing();
@@ -271,8 +272,28 @@ impl Editing {
         self.sealed = Some(generation);
         self.services.metrics.written_files.one();
         let is_whole = receipts.len() as u64 == u64::from(self.granted.grant.block_size.count(length));
-        let is_lasting = self.file()?.is_lasting();
-        Ok(self.receipt(length, &receipts, is_whole, is_lasting))
+        let file = self.file()?;
+        let (is_lasting, is_quick) = (file.is_lasting(), file.is_quick() && length > 0);
+        let receipt = self.receipt(length, &receipts, is_whole, is_lasting);
+        match upload && through && is_quick && base(&self.granted, &self.right).is_none() {
+            true => self.upload(receipt).await,
+            false => Ok(receipt),
+        }
+    }
+
+    /// Where an earlier try has made the temporary, the master has another one filled.
+    async fn upload(&mut self, receipt: v1::Receipt) -> Result<v1::Receipt> {
+        let mut bytes = vec![0; usize::try_from(receipt.length).unwrap_or(0)];
+        let read = self.file()?.read_at(0, &mut bytes)?;
+        if read < bytes.len() {
+            return Ok(receipt);
+        }
+        match self.services.upload_first(&self.granted, bytes.into()).await {
+            Ok(Some(temporary)) => Ok(v1::Receipt { uploaded: true, temporary, ..receipt }),
+            Ok(None) => Ok(receipt),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(receipt),
+            Err(error) => Err(error),
+        }
     }
 
     fn receipt(&self, length: u64, blocks: &[Receipt], is_whole: bool, lasting: bool) -> v1::Receipt {

@@ -49,9 +49,36 @@ impl Services {
                 upload_token: receipt.token.clone(),
                 upload: fingerprint,
                 held: Vec::new(),
+                temporary: Bytes::new(),
             }),
             ..v1::OrderDone::default()
         })
+    }
+
+    /// Puts the bytes of a new small file into the temporary that its writer's grant names; gives that name.
+    pub(crate) async fn upload_first(&self, granted: &Granted, bytes: Bytes) -> Result<Option<Bytes>> {
+        let grant = &granted.grant;
+        let Some(name) = temporary(grant)? else { return Ok(None) };
+        let _busy = self.writings.upload();
+        let store = self.mounts.get(grant.mount).await?.store().await?;
+        self.upload_bytes(&*store, &name, bytes, false).await?;
+        Ok(Some(Bytes::copy_from_slice(name.name.as_bytes())))
+    }
+
+    /// By one hand-over to the under store.
+    async fn upload_bytes(
+        &self,
+        store: &dyn UnderStore,
+        name: &TemporaryName,
+        bytes: Bytes,
+        sync: bool,
+    ) -> Result<UploadReceipt> {
+        let length = bytes.len() as u64;
+        let upload = store.upload_whole(name, Content::Bytes(bytes), sync);
+        let patience = self.config.patience.saturating_mul(if sync { SYNC_PATIENCE } else { 1 });
+        let receipt = patiently(patience, "an upload", || 0, upload).await?;
+        self.metrics.uploaded_bytes.add(length);
+        exactly(receipt, length)
     }
 
     async fn upload_committed(self: &Arc<Self>, granted: &Granted) -> Result<(UploadReceipt, u32)> {
@@ -88,7 +115,7 @@ impl Services {
         Ok((receipt, crc))
     }
 
-    /// The same of a small file in memory, by one hand-over to the under store.
+    /// The same of a small file in memory.
     async fn upload_small(
         &self,
         source: &EditedSource,
@@ -100,11 +127,8 @@ impl Services {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         source.file.read_exact_at(&mut bytes, 0)?;
         let crc = crc32c(&bytes);
-        let upload = store.upload_whole(name, Content::Bytes(bytes.into()), sync);
-        let patience = self.config.patience.saturating_mul(if sync { SYNC_PATIENCE } else { 1 });
-        let receipt = patiently(patience, "an upload", || 0, upload).await?;
-        self.metrics.uploaded_bytes.add(length);
-        exactly(receipt, length).map(|receipt| (receipt, crc))
+        let receipt = self.upload_bytes(store, name, bytes.into(), sync).await?;
+        Ok((receipt, crc))
     }
 
     /// Copies what was sealed in a file that is still being edited. What its writer changes meanwhile may be in the copy, as

@@ -322,6 +322,7 @@ impl Writing {
             upload_token: uploaded.as_ref().map(|receipt| receipt.token.clone()).unwrap_or_default(),
             upload: uploaded.map(|receipt| (&receipt.fingerprint).into()),
             held: Vec::new(),
+            temporary: Bytes::new(),
         }
     }
 }

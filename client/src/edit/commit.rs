@@ -102,8 +102,9 @@ impl Inner {
             return Ok(true);
         }
         let ranges = dirty.ranges.below(length);
+        let durable = sync || !self.options.relaxed;
         let receipt = match &place.bytes {
-            Content::Local(local) => local.commit(length, ranges.clone(), deadline).await?,
+            Content::Local(local) => local.commit(length, ranges.clone(), !durable, deadline).await?,
             Content::Remote(remote) => remote.commit(length, ranges.clone(), deadline).await?,
         };
         let size = self.status.lock().block_size;
@@ -120,7 +121,7 @@ impl Inner {
             open: false,
             modified: dirty.modified.map(|time| time.0),
         };
-        let how = How { durable: sync || !self.options.relaxed, repeatable: false };
+        let how = How { durable, repeatable: false };
         let caller = self.target.caller.clone();
         let answer = self.core.link.calls.call_as(caller, What::CompleteFile(complete), how, deadline).await;
         if let Some(path) = &self.target.path {

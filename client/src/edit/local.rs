@@ -237,9 +237,10 @@ impl Local {
         &self,
         length: u64,
         dirty: Vec<v1::ByteRange>,
+        upload: bool,
         deadline: Deadline,
     ) -> Result<v1::Receipt> {
-        let commit = v1::ShortCommit { ticket: self.ticket.number, length, dirty };
+        let commit = v1::ShortCommit { ticket: self.ticket.number, length, dirty, upload };
         self.short.commit(commit, deadline).await
     }
 

@@ -180,11 +180,22 @@ impl<'a> Commit<'a> {
         if self.command.length == 0 {
             return self.execute(EditBytes::Cache).await;
         }
-        let through = matches!(self.lease.write_type, WriteType::CacheThrough | WriteType::Through);
-        if through && self.receipt.as_ref().is_some_and(|receipt| receipt.uploaded) {
-            return self.execute(EditBytes::Uploaded).await;
+        if self.is_uploaded() {
+            match self.execute(EditBytes::Uploaded).await {
+                // Its place has changed meanwhile, and with it where temporaries lie.
+                Err(error) if error.kind() == ErrorKind::NotFound && self.is_open() => self.renew().await.map(drop)?,
+                result => return result,
+            }
         }
-        let finished = match self.fill().await {
+        let filled = match self.fill().await {
+            // The worker has filled it already, and this is another try.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.is_open() => {
+                self.renew().await?;
+                self.fill().await
+            }
+            result => result,
+        };
+        let finished = match filled {
             Ok(()) => self.execute(EditBytes::Uploaded).await,
             Err(error) => Err(error),
         };
@@ -197,6 +208,23 @@ impl<'a> Commit<'a> {
         finished
     }
 
+    /// Whether the worker has filled the lease's temporary, and nothing more is asked of it.
+    fn is_uploaded(&self) -> bool {
+        let through = matches!(self.lease.write_type, WriteType::CacheThrough | WriteType::Through);
+        let uploaded = self.receipt.as_ref().filter(|receipt| receipt.uploaded);
+        let temporary = self.master.core.read().lease(self.lease.id).and_then(|lease| lease.temporary);
+        let filled = uploaded.zip(temporary).is_some_and(|(receipt, t)| t.name.as_bytes() == &receipt.temporary[..]);
+        through && filled && !self.must_sync()
+    }
+
+    /// Whether the bytes must be on the under store's disk before they get their name.
+    fn must_sync(&self) -> bool {
+        let state = self.master.core.read();
+        // Of what is empty a power cut can take nothing.
+        let is_empty = state.status(self.lease.file).is_none_or(|status| status.length == 0);
+        self.command.sync || (state.is_stored(self.lease.file) && !is_empty)
+    }
+
     /// Has the worker fill the lease's temporary.
     async fn fill(&self) -> Result<()> {
         let Some((_, worker)) = self.worker else { return Err(no_receipt()) };
@@ -205,12 +233,7 @@ impl<'a> Commit<'a> {
             Some(temporary) => temporary,
             None => self.renew().await?,
         };
-        let replaces = {
-            let state = self.master.core.read();
-            // Of what is empty a power cut can take nothing.
-            state.is_stored(self.lease.file) && state.status(self.lease.file).is_some_and(|status| status.length > 0)
-        };
-        let sync = self.command.sync || replaces;
+        let sync = self.must_sync();
         let version = answer::Version {
             file: self.lease.file,
             generation: self.lease.generation,

@@ -75,7 +75,7 @@ impl Services {
                 }
             }
             Some(What::Commit(commit)) => {
-                return edit.commit(commit.length, ranges(&commit.dirty)).await.map(Reply::Sealed);
+                return edit.commit(commit.length, ranges(&commit.dirty), false).await.map(Reply::Sealed);
             }
             Some(What::GoOn(go_on)) => edit.go_on(self.grant(&go_on.grant)?)?,
             Some(What::End(_)) => {

@@ -72,7 +72,7 @@ impl Connection {
     /// Seals a generation.
     pub(crate) async fn commit_edit(&self, request: v1::ShortCommit) -> Result<Answer> {
         let edit = self.edits.get(request.ticket)?;
-        let receipt = edit.lock().await.commit(request.length, ranges(&request.dirty)).await?;
+        let receipt = edit.lock().await.commit(request.length, ranges(&request.dirty), request.upload).await?;
         Ok(Reply::Sealed(receipt).into())
     }
 

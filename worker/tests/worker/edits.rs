@@ -41,7 +41,7 @@ pub(crate) async fn begin(site: &Site, short: &Short, grant: &Grant) -> Result<E
 
 pub(crate) async fn commit(short: &Short, ticket: u64, length: u64, dirty: &[(u64, u64)]) -> Result<v1::Receipt> {
     let dirty = dirty.iter().map(|(offset, length)| v1::ByteRange { offset: *offset, length: *length }).collect();
-    match short.ask(Ask::Commit(v1::ShortCommit { ticket, length, dirty })).await?.message.what {
+    match short.ask(Ask::Commit(v1::ShortCommit { ticket, length, dirty, upload: false })).await?.message.what {
         Some(short_reply::What::Sealed(receipt)) => Ok(receipt),
         other => panic!("{other:?}"),
     }
