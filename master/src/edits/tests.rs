@@ -315,6 +315,36 @@ async fn what_replaces_content_is_synced_and_what_replaces_an_empty_file_is_not(
 }
 
 #[tokio::test]
+async fn what_a_worker_has_uploaded_with_its_receipt_is_published_as_it_is() {
+    let site = Site::new().await;
+    let (session, _stream) = site.session().await;
+    for (name, other) in [("mine", ""), ("old", "x")] {
+        let file = site.file(name, b"").await;
+        let edit = site.edit(session, file).await.unwrap();
+        let named = edit.temporary.as_ref().unwrap().name.clone();
+        let mount = site.master.core.read().mount_of(file).unwrap().id;
+        let store = site.master.stores.mounts().get(mount).unwrap().store().unwrap();
+        let temporary = TemporaryName::new(ObjectPath::new(name.as_bytes()).unwrap(), Name::new(&named).unwrap());
+        store.upload_whole(&temporary, Content::Bytes(bytes::Bytes::from_static(b"early")), false).await.unwrap();
+        site.shelf.versions.lock().insert(edit.generation.0, b"late!".to_vec());
+        let uploaded = v1::Receipt { uploaded: true, temporary: (named + other).into(), ..receipt(5) };
+        let dirty = vec![v1::ByteRange { offset: 0, length: 5 }];
+        let complete =
+            v1::CompleteFile { lease: edit.id.0, length: 5, receipts: vec![uploaded], dirty, ..Default::default() };
+        commit(&site.master, &Asker::server(), session, complete).await.unwrap();
+        let (orders, object) = (site.orders(), site.object(name));
+        match other {
+            "" => assert_eq!((orders, object), (vec![], b"early".to_vec()), "nothing more is asked of the worker"),
+            _ => assert_eq!(
+                (orders.len(), object),
+                (2, b"late!".to_vec()),
+                "of a temporary that is no more, nothing is taken"
+            ),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_patch_that_fails_is_followed_by_a_replace_of_that_inode() {
     let site = Site::new().await;
     let (session, _stream) = site.session().await;
