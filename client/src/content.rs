@@ -287,7 +287,9 @@ impl Caches {
         epoch: u64,
     ) -> Result<Known> {
         let known = self.reopened(path, reply, workers)?;
-        self.metadata.put(path.clone(), known.clone(), Terms::of(reply, epoch));
+        let validity = reply.validity.unwrap_or_default();
+        let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
+        self.metadata.put(path.clone(), known.clone(), terms);
         Ok(known)
     }
 
@@ -303,7 +305,9 @@ impl Caches {
         epoch: u64,
     ) -> Result<Known> {
         let known = self.reopened(&nodes::label(&reply.path, file), reply, workers)?;
-        self.metadata.keep(Key::node(file), known.clone(), Terms::of(reply, epoch));
+        let validity = reply.validity.unwrap_or_default();
+        let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
+        self.metadata.keep(Key::node(file), known.clone(), terms);
         Ok(known)
     }
 
@@ -320,9 +324,10 @@ impl Caches {
         epoch: u64,
     ) -> Result<Known> {
         let known = self.reopened(path, reply, workers)?;
-        let terms = Terms::of(reply, epoch);
+        let (validity, parent) = (reply.validity.unwrap_or_default(), FileId(reply.parent));
+        let terms = Terms { position: reply.position, parent, validity, epoch };
         if let Some(name) = &known.status.name {
-            self.metadata.keep(Key::child(terms.parent, name), Known { content: None, ..known.clone() }, terms);
+            self.metadata.keep(Key::child(parent, name), Known { content: None, ..known.clone() }, terms);
         }
         self.metadata.keep(Key::node(known.status.id), known.clone(), terms);
         Ok(known)

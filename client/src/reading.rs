@@ -122,7 +122,10 @@ impl<'f> Reading<'f> {
         let access = self.content.access.load_full();
         core.workers.meet(&access.places.workers).await;
         let Some(address) = self.first(&access, block.0) else {
-            let nobody = || Error::new(ErrorKind::Unavailable, "no worker can give these bytes");
+            let nobody = || {
+                Error::new(ErrorKind::Unavailable, "no live worker can give these bytes")
+                    .advise("start a worker (`larder worker`), or see in `larder fsadmin report` why one is not used")
+            };
             return Err(Failure(None, self.last.clone().unwrap_or_else(nobody)));
         };
         let failed = |error| Failure(Some(address.id), error);

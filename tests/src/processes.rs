@@ -59,13 +59,31 @@ impl Part {
         environment: &[(String, String)],
         log: &Path,
     ) -> Result<Self> {
-        let output = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(larder());
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
+        command.arg(role);
+        Self::run(command, role, environment, log)
+    }
+
+    /// The same in a mount namespace of its own, in which one directory is seen at the place of another. Needs root.
+    fn start_seeing(
+        (other, place): (&Path, &Path),
+        role: &str,
+        environment: &[(String, String)],
+        log: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$1\" \"$2\" && exec \"$3\" \"$4\"";
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.args([other, place]).arg(larder()).arg(role);
+        Self::run(command, role, environment, log)
+    }
+
+    fn run(mut command: Command, role: &str, environment: &[(String, String)], log: &Path) -> Result<Self> {
+        let output = File::options().create(true).append(true).open(log)?;
         let child = command
-            .arg(role)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -264,6 +282,30 @@ impl Cluster {
     /// # Errors
     /// When it does not come up, with its log.
     pub fn start_worker(&mut self, worker: usize) -> Result<()> {
+        let (settings, log) = self.worker(worker)?;
+        let part = Part::start("worker", &settings, &log)?;
+        self.begun(worker, part)
+    }
+
+    /// Starts a worker that sees this directory at the under store's place: its volume was forgotten. Needs root.
+    ///
+    /// # Errors
+    /// As [`Self::start_worker`].
+    pub fn start_worker_seeing(&mut self, worker: usize, other: &Path) -> Result<()> {
+        let (settings, log) = self.worker(worker)?;
+        let part = Part::start_seeing((other, &self.under()), "worker", &settings, &log)?;
+        self.begun(worker, part)
+    }
+
+    fn begun(&mut self, worker: usize, mut part: Part) -> Result<()> {
+        self.worker_starts[worker] += 1;
+        part.wait_for("the worker is ready", self.worker_starts[worker])?;
+        self.workers[worker] = Some(part);
+        Ok(())
+    }
+
+    /// The environment of a worker, and its log.
+    fn worker(&mut self, worker: usize) -> Result<(Vec<(String, String)>, PathBuf)> {
         self.workers.resize_with(self.workers.len().max(worker + 1), || None);
         self.worker_starts.resize(self.workers.len(), 0);
         fs::create_dir_all(self.memory(worker))?;
@@ -278,12 +320,7 @@ impl Cluster {
         let state = self.directory.path().join(format!("state{worker}"));
         settings.push(("LARDER_STATE_FOLDER".to_owned(), state.to_string_lossy().into_owned()));
         settings.push(("LARDER_WORKER_HUGEPAGES".to_owned(), "never".to_owned()));
-        let log = self.directory.path().join(format!("worker{worker}.log"));
-        let mut part = Part::start("worker", &settings, &log)?;
-        self.worker_starts[worker] += 1;
-        part.wait_for("the worker is ready", self.worker_starts[worker])?;
-        self.workers[worker] = Some(part);
-        Ok(())
+        Ok((settings, self.directory.path().join(format!("worker{worker}.log"))))
     }
 
     /// Kills the master.

@@ -36,7 +36,6 @@ mod peers;
 mod persist;
 mod promotion;
 mod reports;
-mod route;
 mod row;
 mod rpc;
 mod scrub;

@@ -7,7 +7,6 @@ pub mod filesystem;
 pub mod jobs;
 pub mod link;
 pub mod listing;
-mod reach;
 pub mod report;
 pub mod session;
 pub mod tree;
