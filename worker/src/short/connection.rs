@@ -77,7 +77,8 @@ pub(crate) async fn serve(services: Arc<Services>, socket: Socket, stop: Cancell
         Ok(Err(error)) => return tracing::debug!(%error, "a short-circuit client was refused"),
         Err(_) => return tracing::debug!("a short-circuit client did not say hello"),
     }
-    let connection = enter(services, socket, &stop);
+    let entered = enter(services, socket, &stop);
+    let connection = &entered.0;
     connection.services.metrics.connections.one();
     let mut tasks = JoinSet::new();
     tokio::select! {
@@ -86,10 +87,20 @@ pub(crate) async fn serve(services: Arc<Services>, socket: Socket, stop: Cancell
     }
     connection.over.cancel();
     tasks.shutdown().await;
-    leave(&connection);
 }
 
-fn enter(services: Arc<Services>, socket: Socket, stop: &CancellationToken) -> Arc<Connection> {
+/// A client among those that are connected. It leaves however its task ends: it would wait for ever for the answers of one
+/// that is not served any more.
+struct Entered(Arc<Connection>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.over.cancel();
+        leave(&self.0);
+    }
+}
+
+fn enter(services: Arc<Services>, socket: Socket, stop: &CancellationToken) -> Entered {
     let number = services.clients.last.fetch_add(1, Ordering::Relaxed);
     let connection = Arc::new(Connection {
         number,
@@ -104,7 +115,7 @@ fn enter(services: Arc<Services>, socket: Socket, stop: &CancellationToken) -> A
         last: AtomicU64::new(0),
     });
     services.clients.all.lock().insert(number, connection.clone());
-    connection
+    Entered(connection)
 }
 
 /// Everything that the client held goes.

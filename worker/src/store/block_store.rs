@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) uncommitted: Mutex<HashMap<LeaseId, Waiting>>,
     /// Files that are being edited in place, by write lease.
     pub(crate) edited: Mutex<HashMap<LeaseId, Edited>>,
+    /// How many files edits have given back.
+    pub(crate) returns: AtomicU64,
     /// What abandoned writers left, to be asked for again.
     pub(crate) residue: Mutex<Vec<BlockId>>,
     pub(crate) wake: Wake,
@@ -158,6 +160,7 @@ impl Inner {
             tally: Tally::default(),
             uncommitted: Mutex::default(),
             edited: Mutex::default(),
+            returns: AtomicU64::new(0),
             residue: Mutex::default(),
             wake: Wake::default(),
             cells: (0..SHARDS).map(|_| Cell::default()).collect(),

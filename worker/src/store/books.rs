@@ -87,6 +87,8 @@ pub(crate) struct Copy {
     pub(crate) open: u32,
     pub(crate) writers: u32,
     pub(crate) leases: u32,
+    /// How often edits had given back anything when this one did: a lease from before counts no more.
+    pub(crate) returns: u64,
     pub(crate) busy: bool,
     /// The change time after our own last write, where it is known.
     pub(crate) changed: Option<ChangeTime>,
@@ -106,6 +108,7 @@ impl Copy {
             open: 0,
             writers: 0,
             leases: 0,
+            returns: 0,
             busy: false,
             changed: None,
             refused_until: Duration::ZERO,

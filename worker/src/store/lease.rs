@@ -100,12 +100,15 @@ struct LeaseHold {
     inner: Arc<Inner>,
     directory: Arc<Directory>,
     name: CacheName,
+    /// As in [`super::books::Copy`] when it was entered.
+    returns: u64,
 }
 
 impl Drop for LeaseHold {
     fn drop(&mut self) {
         let mut shard = self.inner.shard(self.name.key.file);
-        if let Some(copy) = shard.copy(&self.directory, self.name) {
+        // An edit may have taken the file over with the writer's own leases, and given it back: then it counts none of them.
+        if let Some(copy) = shard.copy(&self.directory, self.name).filter(|copy| copy.returns == self.returns) {
             copy.leases -= 1;
         }
     }
@@ -206,7 +209,8 @@ impl Inner {
             copy.leases += 1;
             let changed = if copy.writers == 0 { copy.changed } else { None };
             let name = Self::name(key, copy);
-            let hold = LeaseHold { inner: self.clone(), directory: copy.directory.clone(), name };
+            let hold =
+                LeaseHold { inner: self.clone(), directory: copy.directory.clone(), name, returns: copy.returns };
             parts.push((LeasePart { file: None, blocks, hold }, changed));
         }
         if parts.is_empty() {

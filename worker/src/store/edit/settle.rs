@@ -4,7 +4,7 @@
 //! descriptor. Then one rename takes the lease out of its name; the index knows the generation since it was sealed, or
 //! since before it was taken over.
 
-use std::{collections::BTreeMap, fs::File, ops::Range};
+use std::{collections::BTreeMap, fs::File, ops::Range, sync::atomic::Ordering};
 
 use larder_common::{BlockIndex, Error, ErrorKind, FileId, Generation, LeaseId, Result};
 use nix::fcntl::renameat;
@@ -195,6 +195,7 @@ impl EditedFile {
         entry.spec.persisted |= spec.persisted;
         let copy = entry.copy_or_new(&self.directory);
         (copy.serial, copy.recorded, copy.changed) = (self.name.serial, true, Some(changed));
+        copy.returns = self.inner.returns.fetch_add(1, Ordering::Relaxed) + 1;
         let indexes: Vec<_> = sums.keys().copied().collect();
         for (index, crcs) in sums {
             copy.put(index, Block::whole(spec.extent(index).charge, crcs));

@@ -97,6 +97,22 @@ fn what_is_not_changed_goes_back() {
 }
 
 #[test]
+fn the_writer_s_own_lease_counts_no_more_when_the_file_is_back() {
+    let home = shm();
+    let (store, _) = open(vec![tier(Medium::Mem, home.path(), 8 * MIB)]);
+    fill_all(&store, 1, spec(MIB));
+    let before = store.lease(key(1)).unwrap().unwrap();
+    let edit = store.edit(&EditTicket { own: 1, ..ticket(1, spec(MIB)) }).unwrap();
+    assert!(edit.missing().is_empty(), "taken over with it");
+    assert!(edit.end().unwrap());
+    let after = store.lease(key(1)).unwrap().unwrap();
+    drop(before);
+    assert_eq!(store.uses(key(1)).0, 1, "the newer one");
+    drop(after);
+    assert_eq!(store.uses(key(1)).0, 0);
+}
+
+#[test]
 fn whoever_holds_the_old_content_keeps_it() {
     let home = shm();
     let (store, _) = open(vec![tier(Medium::Mem, home.path(), 16 * MIB)]);
