@@ -124,7 +124,7 @@ pub(crate) enum Outcome {
 }
 
 /// What came with an outcome.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Said {
     /// Of the entry that made it so; 0 for none.
     pub(crate) position: u64,
@@ -132,6 +132,8 @@ pub(crate) struct Said {
     pub(crate) validity: v1::Validity,
     /// The directory that it is under.
     pub(crate) parent: FileId,
+    /// The directory in which something was made, as it is now.
+    pub(crate) directory: Option<Box<v1::StatusReply>>,
 }
 
 /// How long a failed write waits for its lease to be given back.
@@ -277,6 +279,7 @@ impl Calls {
             position: outcome.position,
             validity: outcome.validity.unwrap_or_default(),
             parent: FileId(outcome.parent),
+            directory: outcome.directory.map(Box::new),
         };
         let result = self.read(outcome.result).map(|result| (result, said));
         // The guard must not live into `send`: what comes back from it may queue a call.

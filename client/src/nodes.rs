@@ -367,7 +367,14 @@ impl Nodes {
 
     /// A status that came with an outcome, kept under its directory and name and under its id.
     fn said(&self, at: Option<Key>, status: FileStatus, said: Said, epoch: u64) -> NodeStatus {
-        let Said { position, parent, validity } = said;
+        let Said { position, parent, validity, directory } = said;
+        if let Some(v1::StatusReply { status: Some(status), position, parent, validity }) =
+            directory.map(|reply| *reply)
+            && let Ok(status) = FileStatus::try_from(status)
+        {
+            let (parent, validity) = (FileId(parent), validity.unwrap_or_default());
+            self.keep(Key::node(status.id), status, Terms { position, parent, validity, epoch });
+        }
         let terms = Terms { position, parent, validity, epoch };
         let node = self.keep(Key::node(status.id), status, terms);
         match at {

@@ -429,13 +429,16 @@ impl Master {
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
         let mut state = self.state.lock();
         state.position += 1;
+        let (position, validity) = (state.position, Some(v1::Validity { session: true, ms: 0 }));
+        let root = state.names.get(&b"/"[..]).map(|root| self.status(b"/", *root));
         let outcome = v1::Outcome {
             slot: call.slot,
             number: call.number,
-            position: state.position,
+            position,
             result: Some(result),
-            validity: Some(v1::Validity { session: true, ms: 0 }),
+            validity,
             parent: 1,
+            directory: root.map(|status| v1::StatusReply { status: Some(status), position, parent: 1, validity }),
         };
         state.sessions.entry(session).or_default().insert(call.slot, outcome.clone());
         outcome

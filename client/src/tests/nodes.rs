@@ -97,5 +97,6 @@ async fn pages_and_new_files_fill_the_cache() {
     let asked = cluster.master.asked.load(SeqCst);
     nodes.lookup(&who, ROOT, &name("3")).await.unwrap();
     assert_eq!(nodes.lookup(&who, ROOT, &name("new")).await.unwrap().status.id, made.status.id);
+    assert_eq!(nodes.status(ROOT).await.unwrap().status.id, ROOT, "it came with what was made in it");
     assert_eq!(cluster.master.asked.load(SeqCst), asked);
 }

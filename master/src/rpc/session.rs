@@ -344,7 +344,7 @@ impl Ticket {
 
     fn outcome(&self, position: Position, result: v1::outcome::Result) -> v1::Outcome {
         let (slot, number, position, result) = (self.slot, self.number, position.0, Some(result));
-        v1::Outcome { slot, number, position, result, validity: None, parent: 0 }
+        v1::Outcome { slot, number, position, result, validity: None, parent: 0, directory: None }
     }
 
     fn failed(&self, error: &Error) -> v1::Outcome {
@@ -363,6 +363,19 @@ impl Ticket {
             connection.master.stores.made(FileId(status.id), self.before);
         }
         (Some(connection.finder().kept(directory, FileId(status.id))), directory.0)
+    }
+}
+
+impl Ticket {
+    /// The directory in which something was made, as a question for its status would be answered.
+    fn above(&self, connection: &Connection) -> Option<v1::StatusReply> {
+        let directory = self.directory.filter(|_| self.is_new && self.known)?;
+        // First the interest, then the state.
+        let found = connection.finder().know(directory);
+        let state = connection.master.core.read();
+        let status = answer::status(&connection.master, &state, directory).ok()?;
+        let (status, position) = (Some((&status).into()), state.position().0);
+        Some(v1::StatusReply { status, position, parent: found.parent.0, validity: Some(found.validity) })
     }
 }
 
@@ -393,8 +406,9 @@ impl Batch {
         };
         let result = result.unwrap_or_else(|error| v1::outcome::Result::Failure((&error).into()));
         let (validity, parent) = ticket.validity(connection, &result);
+        let directory = ticket.above(connection);
         let outcome = ticket.outcome(finished.position, result);
-        self.outcomes.push(v1::Outcome { validity, parent, ..outcome });
+        self.outcomes.push(v1::Outcome { validity, parent, directory, ..outcome });
     }
 }
 
