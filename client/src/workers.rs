@@ -173,7 +173,7 @@ impl Workers {
     /// An error of a worker, with the worker's address.
     pub(crate) fn named(&self, id: WorkerId, error: Error) -> Error {
         match self.by_id(id) {
-            Some(worker) => error.context(format!("the worker at {}:{}", worker.address.host, worker.address.port)),
+            Some(worker) => error.context(format!("at {}:{}", worker.address.host, worker.address.port)),
             None => error,
         }
     }
