@@ -287,9 +287,7 @@ impl Caches {
         epoch: u64,
     ) -> Result<Known> {
         let known = self.reopened(path, reply, workers)?;
-        let validity = reply.validity.unwrap_or_default();
-        let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
-        self.metadata.put(path.clone(), known.clone(), terms);
+        self.metadata.put(path.clone(), known.clone(), Terms::of(reply, epoch));
         Ok(known)
     }
 
@@ -305,9 +303,7 @@ impl Caches {
         epoch: u64,
     ) -> Result<Known> {
         let known = self.reopened(&nodes::label(&reply.path, file), reply, workers)?;
-        let validity = reply.validity.unwrap_or_default();
-        let terms = Terms { position: reply.position, parent: FileId(reply.parent), validity, epoch };
-        self.metadata.keep(Key::node(file), known.clone(), terms);
+        self.metadata.keep(Key::node(file), known.clone(), Terms::of(reply, epoch));
         Ok(known)
     }
 
@@ -324,10 +320,9 @@ impl Caches {
         epoch: u64,
     ) -> Result<Known> {
         let known = self.reopened(path, reply, workers)?;
-        let (validity, parent) = (reply.validity.unwrap_or_default(), FileId(reply.parent));
-        let terms = Terms { position: reply.position, parent, validity, epoch };
+        let terms = Terms::of(reply, epoch);
         if let Some(name) = &known.status.name {
-            self.metadata.keep(Key::child(parent, name), Known { content: None, ..known.clone() }, terms);
+            self.metadata.keep(Key::child(terms.parent, name), Known { content: None, ..known.clone() }, terms);
         }
         self.metadata.keep(Key::node(known.status.id), known.clone(), terms);
         Ok(known)

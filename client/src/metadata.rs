@@ -133,6 +133,14 @@ pub(crate) struct Terms {
     pub(crate) epoch: u64,
 }
 
+impl Terms {
+    /// Those of an answer of `Open`.
+    pub(crate) fn of(reply: &v1::OpenReply, epoch: u64) -> Self {
+        let validity = reply.validity.unwrap_or_default();
+        Self { position: reply.position, parent: FileId(reply.parent), validity, epoch }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Stamps {
     of: FxHashMap<Subject, Arc<Stamp>>,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use larder_common::{
     ByteSize, Error, ErrorKind, Locality, Result, TierSpec,
-    settings::{Host, HugePages, Percent, Secret, Settings},
+    settings::{Host, HostPort, HugePages, Percent, Secret, Settings},
 };
 use larder_proto::greeting::Token;
 use larder_ufs::Credentials;
@@ -16,6 +16,8 @@ pub struct WorkerConfig {
     pub state: PathBuf,
     /// The name that it announces; empty for the address from which the master sees it.
     pub hostname: String,
+    /// Where the master is, as far as it is reached by a network.
+    pub master: Option<HostPort>,
     /// Where it runs.
     pub locality: Locality,
     /// The cluster token; empty where none is asked for.
@@ -65,6 +67,7 @@ impl WorkerConfig {
         Self {
             state,
             hostname: String::new(),
+            master: None,
             locality: Locality::default(),
             token: Token::default(),
             web_port: 0,
@@ -100,6 +103,7 @@ impl WorkerConfig {
         let token = settings.security.token.as_ref().map(Secret::expose).unwrap_or_default();
         Ok(Self {
             hostname: host,
+            master: Some(settings.master_address()),
             locality: settings.locality(&node),
             token: Token::new(token),
             web_port: worker.web_port,

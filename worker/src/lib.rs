@@ -36,6 +36,7 @@ mod peers;
 mod persist;
 mod promotion;
 mod reports;
+mod route;
 mod row;
 mod rpc;
 mod scrub;

@@ -29,6 +29,7 @@ use tonic::Streaming;
 
 use crate::{
     reports::{changed_files, held_file},
+    route,
     services::Services,
     store::{Changes, ReportCursor},
 };
@@ -221,12 +222,20 @@ impl MasterLink {
         }
     }
 
-    fn register(&self) -> v1::Register {
-        registration((&*self.services.address.read()).into(), &self.services, self.started)
+    async fn register(&self) -> v1::Register {
+        let source = match &self.services.config.master {
+            Some(master) if self.services.config.hostname.is_empty() => {
+                tokio::time::timeout(PATIENCE, route::source(master)).await.ok().flatten()
+            }
+            _ => None,
+        };
+        let own_host = source.map(|source| source.to_string()).unwrap_or_default();
+        let address = (&*self.services.address.read()).into();
+        v1::Register { own_host, ..registration(address, &self.services, self.started) }
     }
 
     async fn session(&self, backoff: &mut Backoff) -> Result<()> {
-        let Session { mut outgoing, incoming, registered } = open(&self.master, self.register()).await?;
+        let Session { mut outgoing, incoming, registered } = open(&self.master, self.register().await).await?;
         self.check_cluster(&registered)?;
         let beat = Duration::from_millis(registered.beat_ms.clamp(10, 60_000));
         self.services.keys.set_beat(beat);
@@ -287,6 +296,7 @@ pub(crate) fn bare_registration(address: v1::WorkerAddress, web_port: u32, start
         features: greeting::FEATURES,
         started,
         tiers: Vec::new(),
+        own_host: String::new(),
     }
 }
 

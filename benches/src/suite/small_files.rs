@@ -15,51 +15,64 @@ use crate::{
     statistics::Latencies,
 };
 
-/// The length of each, in bytes.
+/// The usual length of each, in bytes.
 pub(super) const LENGTH: u64 = 100_000;
 const PER_DIRECTORY: usize = 100;
 
-/// The names of many small files.
-pub(super) struct SmallFiles(Vec<String>);
+/// Many small files of one length.
+pub(super) struct SmallFiles {
+    names: Vec<String>,
+    length: u64,
+}
 
 impl SmallFiles {
+    /// 10,000 of the usual length.
     pub(super) fn of(lab: &Lab<'_>) -> Self {
-        let count = lab.pick(10_000, 500);
-        let name = |number: usize| format!("d{:03}/f{:05}.bin", number / PER_DIRECTORY, number);
-        Self((0..count).map(name).collect())
+        Self::new(lab.pick(10_000, 500), LENGTH)
+    }
+
+    /// So many of `length` bytes each.
+    pub(super) fn new(count: usize, length: u64) -> Self {
+        let name = |number: usize| format!("d{:04}/f{number:06}.bin", number / PER_DIRECTORY);
+        Self { names: (0..count).map(name).collect(), length }
+    }
+
+    /// The length of each, in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
     }
 
     /// Bytes of all, each rounded up to what a tmpfs takes for it.
     pub(super) fn size(&self) -> ByteSize {
-        ByteSize(self.0.len() as u64 * LENGTH.next_multiple_of(4096))
+        ByteSize(self.names.len() as u64 * self.length.next_multiple_of(4096))
     }
 
     /// Bytes of all.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.len() as u64 * LENGTH
+        self.names.len() as u64 * self.length
     }
 
     pub(super) fn names(&self) -> &[String] {
-        &self.0
+        &self.names
     }
 
     /// Writes them all below a directory.
     pub(super) fn write(&self, lab: &Lab<'_>, directory: &Path) -> Result<()> {
-        for (number, name) in self.0.iter().enumerate() {
+        for (number, name) in self.names.iter().enumerate() {
             let path = directory.join(name);
             if number % PER_DIRECTORY == 0 {
                 let parent = path.parent().unwrap_or(directory);
                 fs::create_dir_all(parent).map_err(|e| Error::from(e).at(bytes(parent)))?;
-                lab.progress(&format!("writing small files: {number} of {}", self.0.len()));
+                lab.progress(&format!("writing small files: {number} of {}", self.names.len()));
             }
-            write_file(lab, &path, LENGTH, number as u64)?;
+            write_file(lab, &path, self.length, number as u64)?;
         }
         Ok(())
     }
 
     /// Their paths in an order that is the same for the same seed.
-    pub(super) fn shuffled(&self, path: impl Fn(&str) -> String, seed: u64) -> Vec<String> {
-        let mut paths: Vec<_> = self.0.iter().map(|name| path(name)).collect();
+    pub(super) fn shuffled<P>(&self, path: impl Fn(&str) -> P, seed: u64) -> Vec<P> {
+        let mut paths: Vec<_> = self.names.iter().map(|name| path(name)).collect();
         Sequence::new(seed).shuffle(&mut paths);
         paths
     }
@@ -102,18 +115,23 @@ pub(super) fn read_all_plain(lab: &Lab<'_>, paths: &[String]) -> Result<Round> {
     let start = Instant::now();
     for path in paths {
         lab.check()?;
-        let named = |e: std::io::Error| Error::from(e).at(path);
-        let mut file = fs::File::open(path).map_err(named)?;
-        let mut read = 0;
-        while read < buffer.len() {
-            match file.read(&mut buffer[read..]).map_err(named)? {
-                0 => break,
-                some => read += some,
-            }
-        }
-        whole(read, buffer.len())?;
+        whole(read_plain(Path::new(path), &mut buffer)?, LENGTH as usize)?;
     }
     Ok(Round::of(paths.len() as f64, start.elapsed()))
+}
+
+/// Reads a plain file until it gives no more or the buffer is full.
+pub(super) fn read_plain(path: &Path, buffer: &mut [u8]) -> Result<usize> {
+    let named = |e: std::io::Error| Error::from(e).at(bytes(path));
+    let mut file = fs::File::open(path).map_err(named)?;
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read(&mut buffer[read..]).map_err(named)? {
+            0 => break,
+            some => read += some,
+        }
+    }
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -124,7 +142,7 @@ mod tests {
     #[test]
     fn plain_files_are_written_and_read_in_any_order() {
         let (lab, place) = (quiet::lab(), tempfile::tempdir().unwrap());
-        let files = SmallFiles(SmallFiles::of(&lab).0.into_iter().take(120).collect());
+        let files = SmallFiles::new(120, LENGTH);
         files.write(&lab, place.path()).unwrap();
         let path = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
         let (first, second) = (files.shuffled(path, 1), files.shuffled(path, 2));

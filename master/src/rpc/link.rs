@@ -12,6 +12,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc};
 use futures_core::Stream;
 use larder_common::{BlockSize, Error, ErrorKind, FileId, Generation, LeaseId, MountId, Timestamp};
 use larder_proto::{
+    Greeting,
     convert::{self, WorkerAddress},
     greeting,
     v1::{self, master_message, order, worker_message::What, workers_server},
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{admin, answer};
+use super::{admin, answer, reach};
 use crate::{
     cluster::{BlockSet, Holding, WorkerSlot, links::Messages, links::message, registry::Registration},
     master::Master,
@@ -99,7 +100,7 @@ impl Link {
         };
         self.sequence = sequence;
         greeting::check_format(register.format, &register.version)?;
-        let registration = registration(register, peer)?;
+        let registration = self.registration(register, peer).await?;
         let restarted = self.is_new_start(&registration.address);
         let now = self.master.core.clock().monotonic();
         let worker = self.master.registry.lock().register(registration, now)?;
@@ -107,6 +108,19 @@ impl Link {
             self.master.locations.drop_worker(worker);
         }
         Ok(worker)
+    }
+
+    async fn registration(&self, said: v1::Register, peer: Option<SocketAddr>) -> Result<Registration, Error> {
+        let address = said.address.ok_or_else(|| Error::new(ErrorKind::Invalid, "a worker without an address"))?;
+        let mut address = WorkerAddress::try_from(address)?;
+        if address.host.is_empty() {
+            let Master { cluster, config, .. } = &*self.master;
+            let greeting = Greeting::of_server("", config.token.clone());
+            let greeting = Greeting { cluster: Some(*cluster), ..greeting };
+            address.host = reach::host(said.own_host.parse().ok(), peer, &address, greeting).await;
+        }
+        let started = Timestamp(i64::try_from(said.started).unwrap_or(0));
+        Ok(Registration { address, version: said.version, started, tiers: said.tiers })
     }
 
     fn is_new_start(&self, address: &WorkerAddress) -> bool {
@@ -311,16 +325,6 @@ fn known(state: &State, version: (FileId, Generation)) -> Known {
         _ if state.knows(version.0, version.1) => Known::Current { persisted: true },
         _ => Known::Over,
     }
-}
-
-fn registration(register: v1::Register, peer: Option<SocketAddr>) -> Result<Registration, Error> {
-    let address = register.address.ok_or_else(|| Error::new(ErrorKind::Invalid, "a worker without an address"))?;
-    let mut address = WorkerAddress::try_from(address)?;
-    if address.host.is_empty() {
-        address.host = peer.map_or_else(|| "localhost".to_owned(), |peer| peer.ip().to_string());
-    }
-    let started = Timestamp(i64::try_from(register.started).unwrap_or(0));
-    Ok(Registration { address, version: register.version, started, tiers: register.tiers })
 }
 
 fn holdings(worker: WorkerSlot, round: u32, file: &v1::HeldFile) -> Result<Vec<Holding>, Error> {

@@ -7,6 +7,7 @@ pub mod filesystem;
 pub mod jobs;
 pub mod link;
 pub mod listing;
+mod reach;
 pub mod report;
 pub mod session;
 pub mod tree;

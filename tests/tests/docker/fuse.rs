@@ -1,17 +1,17 @@
 //! Scenario 6: a mount in a container whose programs read and write it, at the speed of memory; and a mount that is
 //! propagated to a second container.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use larder_tests::{
     docker::{Container, Engine, FUSE_IMAGE, HostDirectory, docker, engine, ok},
     skip, trees,
 };
 
-use crate::{ATTEMPTS, LOCAL, STREAM, networks::Bridge, put};
+use crate::{ATTEMPTS, LOCAL, RATIO, STREAM, networks::Bridge, put};
 
 const LENGTH: usize = 256 << 20;
 /// How often each side is read.
-const PAIRS: usize = 5;
+const PAIRS: usize = 15;
 const SOCKETS: &str = "ALLUXIO_WORKER_DATA_SERVER_DOMAIN_SOCKET_ADDRESS=/opt/domain";
 const AS_UUID: &str = "ALLUXIO_WORKER_DATA_SERVER_DOMAIN_SOCKET_AS_UUID=true";
 /// What mounting in a container needs.
@@ -38,32 +38,32 @@ fn cluster(engine: &Engine) -> Result<(Bridge, HostDirectory)> {
 fn mount(engine: &Engine, bridge: &Bridge, domain: &HostDirectory, more: &[&str]) -> Result<Container> {
     let (volume, client) = (domain.at("/opt/domain"), bridge.client());
     let client: Vec<&str> = client.iter().map(String::as_str).collect();
-    let own = ["-v", &volume, "-e", SOCKETS, "-e", AS_UUID, "--shm-size=300m"];
+    let own = ["-v", &volume, "-e", SOCKETS, "-e", AS_UUID];
     let mount = engine.run_image(FUSE_IMAGE, &[&client[..], &RIGHTS, &own, more].concat(), &["fuse"])?;
     mount.ready()?;
     Ok(mount)
 }
 
-/// Seconds that a sequential read takes.
+/// Seconds that a sequential read takes, as `dd` says: from the open file to its end.
 fn seconds(container: &Container, file: &str) -> Result<f64> {
-    let script =
-        format!("s=$(date +%s%N); dd if={file} of=/dev/null bs=1M 2>/dev/null; e=$(date +%s%N); echo $((e-s))");
-    Ok(container.ok(&["sh", "-c", &script])?.trim().parse::<f64>()? / 1e9)
+    let said = container.ok(&["sh", "-c", &format!("dd if={file} of=/dev/null bs=1M 2>&1")])?;
+    let line = said.lines().find(|line| line.contains("copied")).with_context(|| said.clone())?;
+    let seconds = line.rsplit(", ").find_map(|part| part.strip_suffix(" s")).with_context(|| said.clone())?;
+    Ok(seconds.trim().parse()?)
 }
 
-/// How fast the warm file is read through the mount, beside its twin in a tmpfs, in turn: the best of each.
-fn ratio(mount: &Container) -> Result<f64> {
+/// How fast the warm file is read through the mount, beside the cache file itself in the worker's tmpfs, in turn: the best
+/// of each. A copy would be no measure: how fast memory is read depends on how scattered its pages are, and the first of two
+/// files gets the scattered ones (seen: two files of one tmpfs, 7 and 12 GB/s).
+fn ratio(mount: &Container, worker: &Container) -> Result<f64> {
+    let cached = worker.ok(&["find", "/dev/shm", "-type", "f", "-size", &format!("{LENGTH}c")])?;
     let (mut theirs, mut ours) = (f64::MAX, f64::MAX);
     for _ in 0..PAIRS {
-        theirs = theirs.min(seconds(mount, "/dev/shm/twin")?);
+        theirs = theirs.min(seconds(worker, cached.trim())?);
         ours = ours.min(seconds(mount, "/mnt/larder/file")?);
     }
     Ok(theirs / ours)
 }
-
-/// What a read through a mount must reach of a tmpfs beside all other tests; alone on the machine it is measured by
-/// `larder bench fuse-read`.
-const RATIO: f64 = 0.4;
 
 fn md5(bytes: &str) -> String {
     bytes.split_whitespace().next().unwrap_or_default().to_owned()
@@ -84,13 +84,12 @@ fn programs_beside_a_mount_read_and_write_at_the_speed_of_memory() -> Result<()>
     let path = bridge.under.path().join("file");
     let right = String::from_utf8(std::process::Command::new("md5sum").arg(path).output()?.stdout)?;
     ensure!(sum == md5(&right), "the mount has other bytes");
-    mount.ok(&["cp", "/mnt/larder/file", "/dev/shm/twin"])?;
     // What else the machine does can only make a mount slower beside a tmpfs, so the best of some attempts counts.
     let mut ratios = Vec::new();
     while ratios.len() < ATTEMPTS && ratios.last().is_none_or(|ratio| *ratio < RATIO) {
-        ratios.push(ratio(&mount)?);
+        ratios.push(ratio(&mount, worker)?);
     }
-    println!("a warm read through the mount beside a tmpfs: {ratios:?}");
+    println!("a warm read through the mount beside its tmpfs: {ratios:?}");
     ensure!(ratios.last().is_some_and(|ratio| *ratio >= RATIO), "of a tmpfs: {ratios:?}");
     ensure!(worker.counter(LOCAL)? > before.0, "no descriptor was given");
     ensure!(worker.counter(STREAM)? == before.1, "bytes were streamed");

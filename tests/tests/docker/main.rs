@@ -12,6 +12,7 @@ mod memory;
 mod networks;
 mod ramdisk;
 mod sockets;
+mod translated;
 mod volatile;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,7 +24,7 @@ use serde_json::Value;
 
 /// What a read of what is cached must reach of a read of a tmpfs file, in the same container.
 const RATIO: f64 = 0.8;
-/// How often that is tried.
+/// How often that is tried, with new files each time: how scattered the pages of a file are, and of its twin, is chance.
 const ATTEMPTS: usize = 10;
 /// Of files that belong to nobody else here.
 const UID: u32 = 12345;

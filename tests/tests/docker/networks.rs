@@ -25,7 +25,12 @@ pub(crate) struct Bridge {
 impl Bridge {
     /// With so many workers of 512 MB each, and these options for all.
     pub(crate) fn start(engine: &Engine, workers: usize, more: &[&str]) -> Result<Self> {
-        let (network, under) = (engine.network()?, HostDirectory::new()?.owned_by(UID)?);
+        Self::on(engine.network()?, engine, workers, more)
+    }
+
+    /// The same on this network.
+    pub(crate) fn on(network: Network, engine: &Engine, workers: usize, more: &[&str]) -> Result<Self> {
+        let under = HostDirectory::new()?.owned_by(UID)?;
         let (net, volume) = (format!("--net={}", network.name()), under.at("/underStorage"));
         let common = ["-v", &volume, "-e", "ALLUXIO_UNDERFS_ADDRESS=/underStorage", &net];
         let master = engine.run(&[&common[..], &["-p", "19998"], more].concat(), &["master"])?;

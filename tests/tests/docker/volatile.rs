@@ -13,12 +13,10 @@ use crate::networks::Bridge;
 
 /// So many files are acknowledged before the trouble.
 const BEFORE: usize = 6;
-/// Writes one file after the other until one fails, and notes each that was acknowledged. The network of containers that have
-/// just been started may refuse the first.
-const WRITE: &str = "head -c 3000000 /dev/urandom > /tmp/f; i=0; tries=0; while [ $i -gt 0 ] || [ $tries -lt 10 ]; do \
-    if larder --timeout 20s -D user.file.writetype.default=ASYNC_THROUGH fs copyFromLocal /tmp/f /f$i 2>> /tmp/said; \
-    then echo f$i >> /tmp/acknowledged; i=$((i+1)); \
-    elif [ $i -gt 0 ]; then break; else tries=$((tries+1)); sleep 1; fi; done";
+/// Writes one file after the other until one fails, and notes each that was acknowledged.
+const WRITE: &str = "head -c 3000000 /dev/urandom > /tmp/f; i=0; \
+    while larder --timeout 20s -D user.file.writetype.default=ASYNC_THROUGH fs copyFromLocal /tmp/f /f$i 2>> /tmp/said; \
+    do echo f$i >> /tmp/acknowledged; i=$((i+1)); done";
 
 /// A client that writes.
 struct Writer {

@@ -1,11 +1,6 @@
 //! `fuse-dataset`, `fuse-general`, `fuse-cold`, `fuse-memory`: many small files through a mount, in a new order each time.
 
-use std::{
-    fs,
-    io::Read,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::Path, time::Instant};
 
 use larder_common::{ByteSize, Error, ErrorKind, Result};
 
@@ -13,7 +8,6 @@ use super::Site;
 use crate::{
     bench::Bench,
     cluster::{Cluster, Pages, Plan},
-    content::{Sequence, write_file},
     home::Room,
     lab::Lab,
     machine,
@@ -22,12 +16,15 @@ use crate::{
     rounds::Round,
     scratch::Scratch,
     statistics::Latencies,
-    suite::large_file::whole,
+    suite::{
+        large_file::whole,
+        small_files::{SmallFiles, read_plain},
+    },
 };
 
 pub(crate) const DATASET: Bench = Bench {
     name: "fuse-dataset",
-    measures: "mount, dataset profile: 4,000 files of 110 KB, shuffled, second pass, 1 and 4 readers",
+    measures: "mount, dataset profile: 10,000 files of 110 KB, shuffled, second pass, 1 and 4 readers",
     baseline: "the same files in the same tmpfs",
     asked: Asked::Ratio(0.75),
     needs_root: false,
@@ -45,7 +42,7 @@ pub(crate) const GENERAL: Bench = Bench {
 
 pub(crate) const COLD: Bench = Bench {
     name: "fuse-cold",
-    measures: "mount: the first pass over 4,000 files of 110 KB, page cache dropped (root)",
+    measures: "mount: the first pass over 10,000 files of 110 KB, page cache dropped (root)",
     baseline: "the same files straight from the under store",
     asked: Asked::Ratio(0.8),
     needs_root: true,
@@ -66,108 +63,58 @@ pub(crate) const MEMORY: Bench = Bench {
 const LENGTH: u64 = 110_000;
 /// The length of each where it is only about how many there are.
 const TINY: u64 = 1_000;
-const PER_DIRECTORY: usize = 100;
 
-/// Many files of one length.
-struct Files {
-    count: usize,
-    length: u64,
-}
-
-impl Files {
-    /// Bytes of all, each rounded up to what a tmpfs takes for it.
-    fn size(&self) -> ByteSize {
-        ByteSize(self.count as u64 * self.length.next_multiple_of(4096))
-    }
-
-    fn name(number: usize) -> String {
-        format!("d{:04}/f{number:06}.bin", number / PER_DIRECTORY)
-    }
-
-    fn write(&self, lab: &Lab<'_>, directory: &Path) -> Result<()> {
-        for number in 0..self.count {
-            let path = directory.join(Self::name(number));
-            if number % PER_DIRECTORY == 0 {
-                let parent = path.parent().unwrap_or(directory);
-                fs::create_dir_all(parent).map_err(super::at(parent))?;
-                lab.progress(&format!("writing small files: {number} of {}", self.count));
-            }
-            write_file(lab, &path, self.length, number as u64)?;
-        }
-        Ok(())
-    }
-
-    /// Their paths in an order that is the same for the same seed.
-    fn shuffled(&self, directory: &Path, seed: u64) -> Vec<PathBuf> {
-        let mut paths: Vec<_> = (0..self.count).map(|number| directory.join(Self::name(number))).collect();
-        Sequence::new(seed).shuffle(&mut paths);
-        paths
-    }
-
-    /// Opens, reads and closes each, shared among readers.
-    fn read(&self, lab: &Lab<'_>, directory: &Path, seed: u64, readers: usize) -> Result<Round> {
-        let paths = self.shuffled(directory, seed);
-        // One byte more, so that the end is seen without another read.
-        let room = |_| Ok(vec![1; self.length as usize + 1]);
-        let work = |index: usize, mut buffer: Vec<u8>| {
-            let mut latencies = Latencies::with_room(paths.len() / readers + 1);
-            for path in paths.iter().skip(index).step_by(readers) {
-                lab.check()?;
-                let start = Instant::now();
-                whole(read_file(path, &mut buffer)?, self.length as usize)?;
-                latencies.add(start.elapsed());
-            }
-            Ok(latencies)
-        };
-        let (took, latencies) = lab.in_threads(readers, room, work)?;
-        Ok(Round::of(latencies.len() as f64, took).with(latencies))
-    }
-
-    /// Holds that both directories have the same bytes.
-    fn compare(&self, lab: &Lab<'_>, ours: &Path, theirs: &Path) -> Result<()> {
-        lab.progress("comparing the mounted files with their twins");
-        for (a, b) in self.shuffled(ours, 0).iter().zip(self.shuffled(theirs, 0)) {
+/// Opens, reads and closes each below a directory, shared among readers.
+fn read(lab: &Lab<'_>, files: &SmallFiles, directory: &Path, seed: u64, readers: usize) -> Result<Round> {
+    let (paths, length) = (files.shuffled(|name| directory.join(name), seed), files.length() as usize);
+    // One byte more, so that the end is seen without another read.
+    let room = |_| Ok(vec![1; length + 1]);
+    let work = |index: usize, mut buffer: Vec<u8>| {
+        let mut latencies = Latencies::with_room(paths.len() / readers + 1);
+        for path in paths.iter().skip(index).step_by(readers) {
             lab.check()?;
-            if fs::read(a).map_err(super::at(a))? != fs::read(&b).map_err(super::at(&b))? {
-                return Err(Error::new(ErrorKind::Corrupt, "the mount has other bytes").at(crate::scratch::bytes(a)));
-            }
+            let start = Instant::now();
+            whole(read_plain(path, &mut buffer)?, length)?;
+            latencies.add(start.elapsed());
         }
-        Ok(())
-    }
+        Ok(latencies)
+    };
+    let (took, latencies) = lab.in_threads(readers, room, work)?;
+    Ok(Round::of(latencies.len() as f64, took).with(latencies))
 }
 
-/// Reads a file until it gives no more or the buffer is full.
-fn read_file(path: &Path, buffer: &mut [u8]) -> Result<usize> {
-    let mut file = fs::File::open(path).map_err(super::at(path))?;
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read(&mut buffer[read..]).map_err(super::at(path))? {
-            0 => break,
-            some => read += some,
+/// Holds that both directories have the same bytes.
+fn compare(lab: &Lab<'_>, files: &SmallFiles, ours: &Path, theirs: &Path) -> Result<()> {
+    lab.progress("comparing the mounted files with their twins");
+    for name in files.names() {
+        lab.check()?;
+        let (a, b) = (ours.join(name), theirs.join(name));
+        if fs::read(&a).map_err(super::at(&a))? != fs::read(&b).map_err(super::at(&b))? {
+            return Err(Error::new(ErrorKind::Corrupt, "the mount has other bytes").at(crate::scratch::bytes(&a)));
         }
     }
-    Ok(read)
+    Ok(())
 }
 
 fn warm(lab: &Lab<'_>, bench: &Bench, profile: &str) -> Result<Vec<Outcome>> {
     machine::raise_open_files();
-    let files = Files { count: lab.files(4_000, 300), length: LENGTH };
+    let files = SmallFiles::new(lab.files(10_000, 300), LENGTH);
     let room = Room { cached: files.size(), beside: files.size() };
     let site = Site::prepare(lab, room, Pages::Ordinary, &[&format!("fuse.profile={profile}")])?;
     files.write(lab, &site.twins)?;
     files.write(lab, &site.under)?;
     // The first pass: it fills the cache, and holds that the bytes are right.
-    files.compare(lab, site.mounted.path(), &site.twins)?;
+    compare(lab, &files, site.mounted.path(), &site.twins)?;
     let mut outcomes = Vec::new();
     for readers in [1, 4] {
         let (mut seed, mut other) = (0, 0);
         let mut measured = || {
             seed += 1;
-            files.read(lab, site.mounted.path(), seed, readers)
+            read(lab, &files, site.mounted.path(), seed, readers)
         };
         let mut plain = || {
             other += 1;
-            files.read(lab, &site.twins, other, readers)
+            read(lab, &files, &site.twins, other, readers)
         };
         let series = bench.compare(lab, &mut measured, &mut [&mut plain])?;
         outcomes.push(Outcome::of(format!("{}/{readers}", bench.name), Unit::Files, bench.asked, &series, 0));
@@ -180,7 +127,7 @@ fn cold(lab: &Lab<'_>, bench: &Bench) -> Result<Vec<Outcome>> {
     if let Some(error) = crate::mounted::obstacle() {
         return Err(error);
     }
-    let files = Files { count: lab.files(4_000, 300), length: LENGTH };
+    let files = SmallFiles::new(lab.files(10_000, 300), LENGTH);
     let disk = Scratch::on_disk(lab.options().disk.as_deref())?;
     let under = disk.directory("under")?;
     files.write(lab, &under)?;
@@ -193,31 +140,31 @@ fn cold(lab: &Lab<'_>, bench: &Bench) -> Result<Vec<Outcome>> {
     let mut plain = || {
         other += 1;
         machine::drop_page_cache()?;
-        files.read(lab, &under, other, 1)
+        read(lab, &files, &under, other, 1)
     };
     let series = bench.compare(lab, &mut measured, &mut [&mut plain])?;
     Ok(vec![Outcome::of(bench.name, Unit::Files, bench.asked, &series, 0)])
 }
 
 /// Through a cluster and a mount that have seen nothing.
-fn first_pass(lab: &Lab<'_>, files: &Files, under: &Path, seed: u64) -> Result<Round> {
+fn first_pass(lab: &Lab<'_>, files: &SmallFiles, under: &Path, seed: u64) -> Result<Round> {
     let quota = ByteSize(files.size().0 * 3 / 2 + ByteSize::mib(128).0);
     let memory = Scratch::in_memory(ByteSize(quota.0 + ByteSize::mib(64).0))?;
     let plan = Plan { under, read_only: true, memory: memory.path(), quota, pages: Pages::Ordinary };
     let cluster = Cluster::local(lab, &plan)?;
     let mounted = Mounted::of(lab, &cluster, &[])?;
     machine::drop_page_cache()?;
-    files.read(lab, mounted.path(), seed, 1)
+    read(lab, files, mounted.path(), seed, 1)
 }
 
 fn memory(lab: &Lab<'_>, bench: &Bench) -> Result<Vec<Outcome>> {
     machine::raise_open_files();
-    let files = Files { count: lab.files(100_000, 1_000), length: TINY };
+    let files = SmallFiles::new(lab.files(100_000, 1_000), TINY);
     let room = Room { cached: files.size(), beside: ByteSize(0) };
     let site = Site::prepare(lab, room, Pages::Ordinary, &[])?;
     files.write(lab, &site.under)?;
     lab.progress("reading all files through the mount");
-    files.read(lab, site.mounted.path(), 1, 4)?;
+    read(lab, &files, site.mounted.path(), 1, 4)?;
     let peak = site.mounted.peak_memory()?.0 as f64 / ByteSize::mib(1).0 as f64;
     Ok(vec![Outcome::single(bench.name, Unit::Mebibytes, bench.asked, peak)])
 }
@@ -230,17 +177,17 @@ mod tests {
     #[test]
     fn files_are_read_by_any_number_of_readers_and_compared() {
         let (lab, a, b) = (quiet::lab(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let files = Files { count: 120, length: 5000 };
+        let files = SmallFiles::new(120, 5000);
         for place in [&a, &b] {
             files.write(&lab, place.path()).unwrap();
         }
         for readers in [1, 4] {
-            assert_eq!(files.read(&lab, a.path(), 1, readers).unwrap().latencies.len(), 120);
+            assert_eq!(read(&lab, &files, a.path(), 1, readers).unwrap().latencies.len(), 120);
         }
-        files.compare(&lab, a.path(), b.path()).unwrap();
-        fs::write(b.path().join(Files::name(7)), vec![0; 5000]).unwrap();
-        assert_eq!(files.compare(&lab, a.path(), b.path()).unwrap_err().kind(), ErrorKind::Corrupt);
-        fs::write(a.path().join(Files::name(3)), vec![0; 5001]).unwrap();
-        assert!(files.read(&lab, a.path(), 1, 1).is_err(), "a file of another length is not what was asked for");
+        compare(&lab, &files, a.path(), b.path()).unwrap();
+        fs::write(b.path().join(&files.names()[7]), vec![0; 5000]).unwrap();
+        assert_eq!(compare(&lab, &files, a.path(), b.path()).unwrap_err().kind(), ErrorKind::Corrupt);
+        fs::write(a.path().join(&files.names()[3]), vec![0; 5001]).unwrap();
+        assert!(read(&lab, &files, a.path(), 1, 1).is_err(), "a file of another length is not what was asked for");
     }
 }

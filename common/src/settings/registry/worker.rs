@@ -18,7 +18,8 @@ group! {
     /// What a worker is told.
     WorkerSettings for HERE;
 
-    /// The name that the worker announces. Without it, the address from which the master sees it.
+    /// The name that the worker announces. Without it, the address from which the master sees it; where addresses are
+    /// translated on the way and the worker answers at its own, that.
     hostname: Option<Host> = Setting::named("worker.hostname").alluxio(&["worker.hostname"]);
     /// The address that the worker listens on. Without it, every address if a token is set or authentication is
     /// `simple`, else loopback.
