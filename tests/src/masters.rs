@@ -1,10 +1,10 @@
 //! A master alone, in this process, above a directory: what only asks and changes names needs no worker and no other process.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
 use larder_client::{Caller, Config, ConfigBuilder, FileSystem};
-use larder_master::{config::MasterConfig, server::Server};
+use larder_master::{config::MasterConfig, master::Master, server::Server};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Alone {
     directory: TempDir,
     port: u16,
+    master: Arc<Master>,
     stop: CancellationToken,
     task: JoinHandle<larder_common::Result<()>>,
 }
@@ -43,14 +44,22 @@ impl Alone {
         change(&mut config);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let (port, stop) = (listener.local_addr()?.port(), CancellationToken::new());
-        let task = tokio::spawn(Server::start(config).await?.serve(listener, stop.clone()));
-        Ok(Self { directory, port, stop, task })
+        let server = Server::start(config).await?;
+        let master = Arc::clone(server.master());
+        let task = tokio::spawn(server.serve(listener, stop.clone()));
+        Ok(Self { directory, port, master, stop, task })
     }
 
     /// The directory that is its root under store.
     #[must_use]
     pub fn under(&self) -> PathBuf {
         self.directory.path().join("under")
+    }
+
+    /// The master itself, for what would take long over the wire.
+    #[must_use]
+    pub fn master(&self) -> &Arc<Master> {
+        &self.master
     }
 
     /// How to connect to it.

@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 
 const TEST: &str = "an_under_store_that_hangs_is_noticed_by_nobody_else";
 /// How long a call of an under store may take in this test, and a call of a client in all.
-const UNDER: Duration = Duration::from_secs(3);
-const CLIENT: Duration = Duration::from_secs(9);
+const UNDER: Duration = Duration::from_secs(5);
+const CLIENT: Duration = Duration::from_secs(10);
 /// What a call may take that has nothing to do with the store that hangs. Generous, for a machine that has much to do.
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_secs(4);
 /// Calls of each kind that hang at the same time: more than an under store has threads, at the master and the worker.
 const HANGING: usize = 24;
 const LARGE: usize = 5 << 20;
