@@ -61,6 +61,9 @@ fn bytes(path: &FsPath) -> Bytes {
     Bytes::copy_from_slice(path.as_bytes())
 }
 
+/// A whole file that changes while it is read is opened so many times.
+const READS: usize = 5;
+
 impl FileSystem {
     /// Connects to the master. Must be called within a tokio runtime, which then carries the connection's tasks.
     ///
@@ -235,11 +238,23 @@ impl FileSystem {
         Box::pin(edit.close()).await
     }
 
-    /// Reads a whole file; not copied where it is local.
+    /// Reads a whole file, in one version; not copied where it is local. One that gets other content meanwhile is opened again,
+    /// some times.
     ///
     /// # Errors
     /// As [`FileSystem::open`] and [`File::read_at`].
     pub async fn read(&self, path: impl AsRef<[u8]>) -> Result<Bytes> {
+        let path = path.as_ref();
+        for _ in 1..READS {
+            match self.read_once(path).await {
+                Err(error) if error.kind() == ErrorKind::Changed => {}
+                other => return other,
+            }
+        }
+        self.read_once(path).await
+    }
+
+    async fn read_once(&self, path: &[u8]) -> Result<Bytes> {
         let file = self.open(path).await?;
         file.read_range(0..file.length()).await
     }

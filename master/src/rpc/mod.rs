@@ -11,3 +11,4 @@ mod reach;
 pub mod report;
 pub mod session;
 pub mod tree;
+mod volatile;

@@ -20,7 +20,7 @@ use super::{
     answer,
     command::{self, Asked, Defaults},
     filesystem::Finder,
-    tree,
+    tree, volatile,
 };
 use crate::{
     cluster::placement::Preference,
@@ -145,6 +145,9 @@ impl Connection {
         for call in calls {
             let mut ticket = Ticket::of(&call, &self.master);
             match self.begin(call, &mut ticket) {
+                Ok(Begun::Finished(finished)) if ticket.volatile => {
+                    tokio::spawn(Arc::clone(self).conclude(ticket, Ok(*finished)));
+                }
                 Ok(Begun::Finished(finished)) => batch.add(self, &ticket, *finished),
                 Ok(Begun::Commit(complete, asker)) => {
                     tokio::spawn(Arc::clone(self).commit(ticket, *complete, asker));
@@ -225,9 +228,22 @@ impl Connection {
             Asked::One(command) => self.carry_out(*command, &asker).await,
             Asked::Tree(tree) => return self.tree(&ticket, tree, asker).await,
         };
+        self.conclude(ticket, result).await;
+    }
+
+    /// Answers one call.
+    async fn conclude(self: Arc<Self>, ticket: Ticket, result: Result<Finished>) {
         let mut batch = Batch::default();
         match result {
-            Ok(finished) => batch.add(&self, &ticket, finished),
+            Ok(finished) => {
+                let kept = Some(finished.outcome.clone()).filter(|_| ticket.volatile);
+                batch.add(&self, &ticket, finished);
+                if let Some(Outcome::Committed { file, generation }) = kept
+                    && let Err(error) = volatile::stored(&self.master, file, generation).await
+                {
+                    batch.outcomes = vec![ticket.failed(&error)];
+                }
+            }
             Err(error) => batch.outcomes.push(ticket.failed(&error)),
         }
         self.finish(batch).await;
@@ -252,12 +268,8 @@ impl Connection {
     }
 
     async fn commit(self: Arc<Self>, ticket: Ticket, complete: v1::CompleteFile, asker: Asker) {
-        let mut batch = Batch::default();
-        match edits::commit(&self.master, &asker, self.session, complete).await {
-            Ok(finished) => batch.add(&self, &ticket, finished),
-            Err(error) => batch.outcomes.push(ticket.failed(&error)),
-        }
-        self.finish(batch).await;
+        let result = edits::commit(&self.master, &asker, self.session, complete).await;
+        self.conclude(ticket, result).await;
     }
 
     async fn tree(&self, ticket: &Ticket, tree: command::Tree, asker: Asker) {
@@ -298,6 +310,8 @@ struct Ticket {
     durable: bool,
     /// What the client says of workers, for a file that it is about to write.
     preference: Preference,
+    /// Whether what the call commits goes with the container of one worker.
+    volatile: bool,
     /// Workers that hold what the call commits.
     holders: Vec<WorkerId>,
     /// The directory that the caller names by its id, or has named the file in that it names by id.
@@ -317,8 +331,19 @@ impl Ticket {
         let (preference, holders) = (Preference::default(), Vec::new());
         let (directory, known, about, before) = (None, false, None, Duration::ZERO);
         let v1::Call { slot, number, durable, .. } = *call;
-        let mut ticket =
-            Self { slot, number, durable, preference, holders, directory, known, about, before, is_new: false };
+        let mut ticket = Self {
+            slot,
+            number,
+            durable,
+            preference,
+            volatile: false,
+            holders,
+            directory,
+            known,
+            about,
+            before,
+            is_new: false,
+        };
         if let Some(what) = call.command.as_ref().and_then(|command| command.what.as_ref()) {
             ticket.about = command::about(what);
             ticket.is_new = command::is_new(what);
@@ -334,6 +359,7 @@ impl Ticket {
             }
             Some(v1::command::What::CompleteFile(complete)) => {
                 ticket.durable |= complete.sync;
+                ticket.volatile = volatile::is_volatile(&complete.receipts);
                 let cached = complete.receipts.iter().filter(|receipt| receipt.cached && receipt.held.is_empty());
                 ticket.holders = cached.filter_map(|receipt| WorkerId::try_from(&receipt.worker[..]).ok()).collect();
             }

@@ -542,6 +542,12 @@ impl State {
         })
     }
 
+    /// Whether a version waits to be persisted.
+    #[must_use]
+    pub fn is_pending(&self, generation: Generation) -> bool {
+        self.pending.contains(&generation)
+    }
+
     /// Temporaries that belong to somebody: all others in the under stores can be destroyed.
     pub fn temporaries(&self) -> impl Iterator<Item = Temporary> + '_ {
         let leases = self.leases.values().filter_map(|record| record.temporary.as_ref());

@@ -1,11 +1,15 @@
 //! A worker whose memory goes with its container: what was acknowledged as written to the under store sooner or later
 //! (ASYNC_THROUGH) is there after the container was killed, and after it was stopped.
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    os::unix::fs::PermissionsExt,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use larder_tests::{
-    docker::{Container, Engine, engine, ok},
+    docker::{Container, Engine, both, engine, ok},
     processes::pause,
 };
 
@@ -91,4 +95,33 @@ fn a_container_that_is_stopped_saves_what_it_has_taken_first() -> Result<()> {
         ensure!(!worker.logs().contains("stays in volatile tiers"), "{}", worker.logs());
         Ok(())
     })
+}
+
+/// While the under store takes nothing, a writer is not told that its file is safe.
+#[test]
+fn what_lies_in_memory_alone_is_not_acknowledged() -> Result<()> {
+    let Some(engine) = engine("what_lies_in_memory_alone_is_not_acknowledged") else { return Ok(()) };
+    let bridge = Bridge::start(engine, 1, &[])?;
+    let client = bridge.client();
+    let options: Vec<&str> = client.iter().map(String::as_str).chain(["--entrypoint=sleep"]).collect();
+    let client = engine.run(&options, &["600"])?;
+    let write = |write_type: &str, path: &str| {
+        let setting = format!("user.file.writetype.default={write_type}");
+        let command = ["larder", "--timeout", "60s", "-D", &setting, "fs", "copyFromLocal", "/etc/passwd", path];
+        client.exec(&command)
+    };
+    let permit = |mode: u32| std::fs::set_permissions(bridge.under.path(), std::fs::Permissions::from_mode(mode));
+    permit(0o555)?;
+    let refused = write("ASYNC_THROUGH", "/later")?;
+    ensure!(!refused.status.success() && both(&refused).contains("not in the under store yet"), "{}", both(&refused));
+    let cached = write("MUST_CACHE", "/cached")?;
+    ensure!(cached.status.success(), "what promises nothing is not held up: {}", both(&cached));
+    permit(0o755)?;
+    let later = bridge.under.path().join("later");
+    let until = Instant::now() + Duration::from_secs(90);
+    while !later.exists() {
+        ensure!(Instant::now() < until, "it is never tried again\n{}", bridge.master.logs());
+        pause();
+    }
+    Ok(())
 }
