@@ -17,6 +17,12 @@ pub enum Event {
         /// The entry.
         name: Option<Name>,
     },
+    /// Nothing is told any more of this directory and of all below it. It may be there, in another's place: what is to be known
+    /// of it has to be looked at, and it has to be added again.
+    Unwatched {
+        /// The directory, under the path it was added with.
+        directory: ObjectPath,
+    },
     /// Events were lost: look at everything that is watched.
     Overflow,
 }

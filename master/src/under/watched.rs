@@ -6,7 +6,14 @@
 //!
 //! Lock order: each lock here is a leaf.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use larder_common::{ErrorKind, Result};
 use larder_ufs::{ObjectPath, Watch, object::SETTLE};
@@ -38,6 +45,8 @@ struct Hints {
 pub(super) struct Watched {
     watch: RwLock<Option<Arc<dyn Watch>>>,
     since: RwLock<BTreeMap<Vec<u8>, Duration>>,
+    /// How often the store took watches away by itself.
+    losses: AtomicU64,
     hints: Mutex<Hints>,
     remembered: Mutex<Vec<Vec<u8>>>,
     young: Mutex<FxHashSet<Hint>>,
@@ -81,9 +90,21 @@ impl Watched {
             return Ok(());
         }
         let Some(watch) = self.watch() else { return Ok(()) };
+        let losses = self.losses.load(Ordering::SeqCst);
         watch.add(directory).await?;
-        self.since.write().entry(directory.as_bytes().to_vec()).or_insert_with(now);
+        let mut since = self.since.write();
+        // What was lost meanwhile may have been this one; the next who needs it adds it again.
+        if self.losses.load(Ordering::SeqCst) == losses {
+            since.entry(directory.as_bytes().to_vec()).or_insert_with(now);
+        }
         Ok(())
+    }
+
+    /// The store watches a directory no more. All of it is looked at, which watches it again where it is needed.
+    pub(super) fn unwatched(&self, directory: &[u8]) {
+        self.losses.fetch_add(1, Ordering::SeqCst);
+        self.since.write().retain(|watched, _| !is_in(directory, watched));
+        self.hint(Hint { directory: directory.to_vec(), name: None });
     }
 
     /// A directory and all below it have moved or are gone.

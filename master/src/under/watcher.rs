@@ -91,6 +91,7 @@ fn take(event: Event, watched: &Watched) {
             watched.hint(Hint { directory: directory.as_bytes().to_vec(), name: Some(name.as_bytes().to_vec()) });
         }
         Event::Changed { directory, name: None } => watched.hint_at(directory.as_bytes()),
+        Event::Unwatched { directory } => watched.unwatched(directory.as_bytes()),
         Event::Overflow => watched.lose(),
     }
 }

@@ -162,6 +162,31 @@ async fn changes_of_others_are_told() {
 }
 
 #[tokio::test]
+async fn a_directory_in_the_place_of_another_is_watched_or_said_not_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let watch = store.watch().unwrap();
+    watch.add(&ObjectPath::root()).await.unwrap();
+    for _ in 0..20 {
+        let place = dir.path().join("d");
+        fs::create_dir_all(&place).unwrap();
+        watch.add(&path("d")).await.unwrap();
+        // All of it is told only after the new one is watched.
+        fs::remove_dir_all(&place).unwrap();
+        fs::create_dir(&place).unwrap();
+        watch.add(&path("d")).await.unwrap();
+        fs::write(dir.path().join("mark"), "x").unwrap();
+        let seen = until(&*watch, &event("", Some("mark"))).await;
+        if seen.contains(&Event::Unwatched { directory: path("d") }) {
+            watch.add(&path("d")).await.unwrap();
+        }
+        fs::write(place.join("f"), "x").unwrap();
+        until(&*watch, &event("d", Some("f"))).await;
+        fs::remove_file(dir.path().join("mark")).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn lost_events_are_told() {
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap_or_default();
     let Ok(limit @ 1..=100_000) = limit.trim().parse::<usize>() else {

@@ -1,7 +1,7 @@
 //! Watching directories with inotify.
 //!
 //! A watch is on an inode and is reported under the path it was added with; when a watched directory, or one above it,
-//! moves or goes, the watches below are taken away and the event says to look. One lock guards the tables and is never
+//! moves or goes, the watches below are taken away, and events say so and to look. One lock guards the tables and is never
 //! held during a wait; adding a watch is one system call, made by the pool because it may touch the disk.
 
 use std::{
@@ -30,13 +30,13 @@ struct Table {
 }
 
 impl Table {
-    /// Takes a directory and all below it out, and gives their watches.
-    fn remove_tree(&mut self, top: &ObjectPath) -> Vec<WatchDescriptor> {
+    /// Takes a directory and all below it out, and gives them with their watches.
+    fn remove_tree(&mut self, top: &ObjectPath) -> Vec<(ObjectPath, WatchDescriptor)> {
         let below: Vec<_> =
             self.by_path.range(top.clone()..).map(|(p, _)| p).filter(|p| top.contains(p)).cloned().collect();
-        let watches: Vec<_> = below.iter().filter_map(|path| self.by_path.remove(path)).collect();
-        watches.iter().for_each(|watch| drop(self.by_watch.remove(watch)));
-        watches
+        let gone: Vec<_> = below.into_iter().filter_map(|path| self.by_path.remove_entry(&path)).collect();
+        gone.iter().for_each(|(_, watch)| drop(self.by_watch.remove(watch)));
+        gone
     }
 }
 
@@ -106,7 +106,7 @@ impl LocalWatch {
         }
         let Some(directory) = self.table.lock().by_watch.get(wd).cloned() else { return };
         if mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT) {
-            self.remove(&directory);
+            self.lose(&directory, out);
             return out.push(Event::Changed { directory, name: None });
         }
         let name = name.and_then(|name| Name::new(name.as_encoded_bytes()).ok());
@@ -115,9 +115,20 @@ impl LocalWatch {
         }
         let moved = mask.contains(EventMask::ISDIR) && mask.intersects(EventMask::MOVED_FROM | EventMask::DELETE);
         if let (true, Some(Ok(path))) = (moved, name.as_ref().map(|name| directory.join(name))) {
-            self.remove(&path);
+            self.lose(&path, out);
         }
         out.push(Event::Changed { directory, name });
+    }
+
+    /// Takes the watches of a tree away and says so: the event may be older than the watch, which is then that of a directory
+    /// in the place of the one that went.
+    fn lose(&self, top: &ObjectPath, out: &mut Vec<Event>) {
+        let gone = self.table.lock().remove_tree(top);
+        for (directory, watch) in gone {
+            // It is no error that the kernel dropped it first.
+            let _ = self.watches.clone().remove(watch);
+            out.push(Event::Unwatched { directory });
+        }
     }
 }
 
@@ -140,7 +151,10 @@ impl Watch for LocalWatch {
                 if let Some(old) = table.by_watch.insert(watch.clone(), path.clone()) {
                     table.by_path.remove(&old);
                 }
-                table.by_path.insert(path, watch);
+                // Another directory was in its place: what is still told of that is of no use.
+                if let Some(old) = table.by_path.insert(path, watch.clone()).filter(|old| *old != watch) {
+                    table.by_watch.remove(&old);
+                }
                 Ok(())
             };
             self.inner.pool.run(move |_| add()).await
@@ -149,7 +163,7 @@ impl Watch for LocalWatch {
 
     fn remove(&self, directory: &ObjectPath) {
         let gone = self.table.lock().remove_tree(directory);
-        for watch in gone {
+        for (_, watch) in gone {
             // It is no error that the kernel dropped it first.
             let _ = self.watches.clone().remove(watch);
         }
