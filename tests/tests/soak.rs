@@ -90,6 +90,16 @@ async fn bounded<T>(
     }
 }
 
+/// Where bytes are not what they may be, for a message.
+fn differs(known: &[Option<Content>], bytes: &[u8]) -> String {
+    let same = known.iter().flatten().find(|content| content.length == bytes.len()).map(|content| content.bytes());
+    let Some(right) = same else { return "another length".into() };
+    let wrong: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != right[*at]).collect();
+    let zeros = wrong.iter().filter(|at| bytes[**at] == 0).count();
+    let (first, last) = (wrong.first(), wrong.last());
+    format!("{} differ, {zeros} are zeros, from {first:?} to {last:?}", wrong.len())
+}
+
 impl Actor {
     async fn new(cluster: &Cluster, number: usize, seed: u64) -> Result<Self> {
         let fs = FileSystem::connect(cluster.client()?.timeout(Duration::from_secs(15)).build()).await?;
@@ -176,7 +186,12 @@ impl Actor {
             Ok(bytes) => {
                 let fits =
                     known.iter().flatten().any(|content| content.length == bytes.len() && content.bytes() == bytes);
-                ensure!(fits, "{path} has {} bytes of something else than {known:?}", bytes.len());
+                ensure!(
+                    fits,
+                    "{path} has {} bytes of something else than {known:?}: {}",
+                    bytes.len(),
+                    differs(known, &bytes)
+                );
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
