@@ -206,6 +206,11 @@ impl Open {
                 workers.gave_nothing(first.id);
                 workers.named(first.id, error)
             }
+            // What a caller can do nothing with, unless it is told that time helps.
+            None if error.kind() == ErrorKind::Regrant => {
+                Error::new(ErrorKind::Unavailable, format!("no worker takes the right to write: {}", error.message()))
+                    .advise("try again")
+            }
             None => error,
         };
         deadline.pause(backoff, error).await?;
