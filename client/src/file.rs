@@ -221,41 +221,42 @@ impl File {
         Ok(length)
     }
 
-    /// Brings the range here if a co-located worker can, and maps it; copies it otherwise.
+    /// Brings the range here if a co-located worker can, and maps it; copies it otherwise, and where it does not come all
+    /// the same way: what one cache file has of it, another one need not have.
     async fn view_later(&self, range: Range<u64>) -> Result<View> {
         self.0.core.link.check_process()?;
         let mut reading = Reading::new(self);
         let mut at = range.start;
-        let mut copied: Option<BytesMut> = None;
+        let (mut here, mut copied): (Option<Arc<Local>>, Option<BytesMut>) = (None, None);
         while at < range.end {
             let got = reading.some(at, Wanted::Piece(range.end - at)).await.map_err(|e| self.named(e))?;
+            let first = at == range.start;
             at += got.len() as u64;
             match got {
-                Got::Here(_) if copied.is_none() => {}
-                Got::Here(_) => return Box::pin(self.copy(range)).await,
-                Got::Bytes(bytes) if at == range.end && bytes.len() as u64 == range.end - range.start => {
-                    return Ok(View::copied(bytes));
+                Got::Here(local, _) if first || here.as_ref().is_some_and(|before| Arc::ptr_eq(before, &local)) => {
+                    here = Some(local);
                 }
-                Got::Bytes(bytes) if copied.is_some() || at - bytes.len() as u64 == range.start => {
+                Got::Bytes(bytes) if first && at == range.end => return Ok(View::copied(bytes)),
+                Got::Bytes(bytes) if first || copied.is_some() => {
                     let whole = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
                     copied.get_or_insert_with(|| BytesMut::with_capacity(whole)).extend_from_slice(&bytes);
                 }
-                Got::Bytes(_) => return Box::pin(self.copy(range)).await,
+                _ => return Box::pin(self.copy(range)).await,
             }
         }
-        match copied {
-            Some(bytes) => Ok(View::copied(bytes.freeze())),
-            None => match self.map_here(&range) {
-                Some(view) => Ok(view),
-                None => Box::pin(self.copy(range)).await,
-            },
+        match (copied, here) {
+            (Some(bytes), _) => Ok(View::copied(bytes.freeze())),
+            (None, Some(local)) => self.map_here(&local, range).await,
+            (None, None) => Box::pin(self.copy(range)).await,
         }
     }
 
-    /// All of the range was said to be in the descriptor, though perhaps not as whole blocks.
-    fn map_here(&self, range: &Range<u64>) -> Option<View> {
-        let local = self.content().local.load_full()?;
-        local.view(range).ok().map(|(view, _)| view)
+    /// A view of bytes that are in this cache file, though perhaps not as whole blocks.
+    async fn map_here(&self, local: &Arc<Local>, range: Range<u64>) -> Result<View> {
+        match local.view(&range) {
+            Ok((view, _)) => Ok(view),
+            Err(_) => Box::pin(self.copy(range)).await,
+        }
     }
 
     async fn copy(&self, range: Range<u64>) -> Result<View> {
@@ -280,10 +281,8 @@ impl File {
         reading.sequential = true;
         match reading.some(at, Wanted::Piece(end - at)).await.map_err(|e| self.named(e))? {
             Got::Bytes(bytes) => Ok(bytes),
-            Got::Here(length) => match self.map_here(&(at..at + length as u64)) {
-                Some(view) => Ok(view.into()),
-                None => self.copy(at..at + length as u64).await.map(Into::into),
-            },
+            Got::Here(local, length) => self.map_here(&local, at..at + length as u64).await.map(Into::into),
+            Got::Copied(_) => self.copy(at..end).await.map(Into::into),
         }
     }
 

@@ -52,8 +52,11 @@ impl Wanted<'_> {
 /// What came.
 #[derive(Debug)]
 pub(crate) enum Got {
-    /// So many bytes are in the slice, or for a piece in the local cache file.
-    Here(usize),
+    /// So many bytes are in the slice.
+    Copied(usize),
+    /// So many bytes of the piece can be read in this cache file. Of another one nothing is said: while a read is under
+    /// way, its worker may die or move the file.
+    Here(Arc<Local>, usize),
     /// Bytes from a stream.
     Bytes(Bytes),
 }
@@ -61,7 +64,7 @@ pub(crate) enum Got {
 impl Got {
     pub(crate) fn len(&self) -> usize {
         match self {
-            Got::Here(length) => *length,
+            Got::Copied(length) | Got::Here(_, length) => *length,
             Got::Bytes(bytes) => bytes.len(),
         }
     }
@@ -230,19 +233,23 @@ impl<'f> Reading<'f> {
         fetched: bool,
     ) -> Result<Got, Failure> {
         let length = (range.end - range.start) as usize;
-        if let Wanted::Slice(slice) = wanted {
-            match local.read(range.start, &mut slice[..length]) {
-                Ok(true) => self.file.core.touches.add(local),
-                Ok(false) => {}
-                Err(error) => {
-                    self.content.release();
-                    return Err(Failure(Some(local.worker()), error));
+        let got = match wanted {
+            Wanted::Piece(_) => Got::Here(Arc::clone(local), length),
+            Wanted::Slice(slice) => {
+                match local.read(range.start, &mut slice[..length]) {
+                    Ok(true) => self.file.core.touches.add(local),
+                    Ok(false) => {}
+                    Err(error) => {
+                        self.content.release();
+                        return Err(Failure(Some(local.worker()), error));
+                    }
                 }
+                Got::Copied(length)
             }
-        }
+        };
         let counters = &self.file.counters;
         Counters::add(if fetched { &counters.ufs } else { &counters.local }, length);
-        Ok(Got::Here(length))
+        Ok(got)
     }
 
     /// The descriptor of this file from this worker, and whether it was leased just now; or why there is none.
@@ -326,7 +333,7 @@ impl<'f> Reading<'f> {
         Ok(match wanted {
             Wanted::Slice(slice) => {
                 slice[..bytes.len()].copy_from_slice(&bytes);
-                Got::Here(bytes.len())
+                Got::Copied(bytes.len())
             }
             Wanted::Piece(_) => Got::Bytes(bytes),
         })

@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     pub(crate) ahead_packets: AtomicU64,
     /// Streams and waits fail half-way.
     pub(crate) broken: AtomicBool,
+    /// At the first wait for this block the file is moved: to an empty cache file.
+    pub(crate) moves_at: AtomicU64,
     sockets: Mutex<Vec<Arc<Socket>>>,
     connections: Mutex<JoinSet<()>>,
 }
@@ -102,6 +104,7 @@ impl Worker {
             mute_ahead: AtomicBool::new(false),
             ahead_packets: AtomicU64::new(0),
             broken: AtomicBool::new(false),
+            moves_at: AtomicU64::new(u64::MAX),
             sockets: Mutex::default(),
             connections: Mutex::default(),
         });
@@ -248,6 +251,12 @@ impl Worker {
                     return Ok(Some(Reply::Ready(v1::ShortReady::default())));
                 }
                 let (version, block) = ((grant.file.0, grant.generation.0), (wait.offset / BLOCK) as u32);
+                if self.moves_at.compare_exchange(block.into(), u64::MAX, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    self.cached.lock().remove(&version);
+                    std::fs::remove_file(self.path(version))?;
+                    let moved = v1::ShortReady { kept: true, elsewhere: true, ..Default::default() };
+                    return Ok(Some(Reply::Ready(moved)));
+                }
                 self.fetch(version, block)?;
                 let valid_to = (u64::from(block + 1) * BLOCK).min(grant.length);
                 let whole = convert::to_runs([block]);

@@ -68,6 +68,20 @@ async fn a_cold_file_is_fetched_by_the_worker_and_then_read_here() {
 }
 
 #[tokio::test]
+async fn a_view_is_of_one_cache_file_though_the_worker_moves_it_meanwhile() {
+    let cluster = Cluster::start(1, 1).await;
+    let bytes = pattern(4_500_000);
+    for (block, length) in [(1, 4_500_000), (2, 2_500_000), (4, 4_500_000)] {
+        let path = format!("/moved{block}");
+        cluster.put(&path, &bytes[..length], &[]);
+        let fs = cluster.connect().await;
+        cluster.workers[0].moves_at.store(block, SeqCst);
+        assert!(fs.open(&path).await.unwrap().read_range(0..length as u64).await.unwrap() == bytes[..length], "{path}");
+        assert_eq!(cluster.workers[0].moves_at.load(SeqCst), u64::MAX, "it was moved");
+    }
+}
+
+#[tokio::test]
 async fn remote_bytes_come_as_a_stream() {
     let cluster = Cluster::start(2, 0).await;
     let bytes = pattern(4_500_000);
