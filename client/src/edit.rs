@@ -47,7 +47,7 @@ use self::{local::Local, now::Shown, ranges::Ranges, remote::Remote};
 use crate::{
     calls::WriteLease,
     core::Core,
-    retry::{Backoff, Deadline},
+    retry::{Backoff, Deadline, over},
 };
 
 /// How a file is edited.
@@ -91,8 +91,8 @@ pub(crate) struct Target {
 impl Target {
     fn named(&self, error: Error) -> Error {
         match &self.path {
-            Some(path) => error.at(path.as_bytes()),
-            None => error,
+            Some(path) => over(error).at(path.as_bytes()),
+            None => over(error),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     leases::Local,
     reader::Reader,
     reading::{Got, Reading, Wanted},
+    retry::over,
     stream::Stream,
     view::View,
 };
@@ -287,6 +288,6 @@ impl File {
     }
 
     fn named(&self, error: Error) -> Error {
-        error.at(self.content().path.as_bytes())
+        over(error).at(self.content().path.as_bytes())
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     content::{Content, Why},
     file::File,
     leases::Leased,
-    retry::Deadline,
+    retry::{Deadline, over},
     short::{LeaseGuard, Refused},
 };
 
@@ -85,7 +85,7 @@ impl File {
         match self.try_whole(&content, &on_recall, deadline).await {
             Err(error) if error.kind() == ErrorKind::Regrant => {
                 self.0.core.reopen(&content, deadline).await?;
-                self.try_whole(&content, &on_recall, deadline).await
+                self.try_whole(&content, &on_recall, deadline).await.map_err(over)
             }
             other => other,
         }

@@ -84,6 +84,16 @@ impl Deadline {
     }
 }
 
+/// What an application is told when there are no more tries. That a right is out of date is between the library, the master
+/// and the workers: outside it means that no worker was ready in time.
+pub(crate) fn over(error: Error) -> Error {
+    if error.kind() != ErrorKind::Regrant {
+        return error;
+    }
+    Error::new(ErrorKind::Unavailable, format!("no worker takes the right that the master gave: {}", error.message()))
+        .advise("try again; `larder fsadmin report workers` says which workers have lost the master")
+}
+
 pub(crate) fn late(what: &str) -> Error {
     Error::new(ErrorKind::Deadline, format!("{what}: no answer in time"))
         .advise("see `larder doctor`, or raise user.rpc.timeout")
@@ -103,6 +113,15 @@ mod tests {
         let drawn: Vec<_> = (0..20).map(|_| backoff.next()).collect();
         assert!(drawn.iter().all(|delay| *delay <= LONGEST && *delay >= FIRST / 2), "{drawn:?}");
         assert!(drawn[19] >= LONGEST / 2);
+    }
+
+    #[test]
+    fn no_application_hears_of_grants() {
+        for kind in [ErrorKind::Regrant, ErrorKind::Unavailable, ErrorKind::Changed] {
+            let told = over(Error::new(kind, "grant key 7 is not known (any more)"));
+            assert_eq!(told.kind() == kind, kind != ErrorKind::Regrant);
+            assert!(told.message().contains("key 7"), "{told}");
+        }
     }
 
     #[tokio::test]

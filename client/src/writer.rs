@@ -26,9 +26,12 @@ use crate::{
     core::Core,
     leases::SMALL,
     options::CreateOptions,
-    retry::{Backoff, Deadline},
+    retry::{Backoff, Deadline, over},
     sink::Sink,
 };
+
+/// So many bytes go to a worker within one deadline.
+const PART: usize = 16 << 20;
 
 /// Writes one new version.
 pub struct Writer(State);
@@ -85,7 +88,7 @@ impl Writer {
     /// old file stays. If this future is dropped before it ends, the same.
     pub async fn write(&mut self, bytes: impl Into<Bytes>) -> Result<()> {
         let mut open = self.take().await?;
-        let written = open.write(bytes.into()).await.map_err(|error| error.at(open.path.as_bytes()));
+        let written = open.write(bytes.into()).await.map_err(|error| over(error).at(open.path.as_bytes()));
         if written.is_err() {
             open.give_up().await;
         }
@@ -151,18 +154,19 @@ impl Open {
         self.core.link.deadline()
     }
 
-    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+    async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.length += bytes.len() as u64;
         if self.sink.is_none() && (self.buffer.len() + bytes.len()) as u64 <= SMALL {
             self.buffer.extend_from_slice(&bytes);
             return Ok(());
         }
         self.spill().await?;
-        let deadline = self.deadline();
-        match &mut self.sink {
-            Some(sink) => sink.write(bytes, deadline).await,
-            None => Ok(()),
+        while let Some(sink) = self.sink.as_mut().filter(|_| !bytes.is_empty()) {
+            // What is bounded is waiting: each part has the time of its own.
+            let part = bytes.split_to(bytes.len().min(PART));
+            sink.write(part, self.core.link.deadline()).await?;
         }
+        Ok(())
     }
 
     /// Sends what is buffered to the worker. While nothing was sent before, another worker can take its place.
@@ -206,11 +210,6 @@ impl Open {
                 workers.gave_nothing(first.id);
                 workers.named(first.id, error)
             }
-            // What a caller can do nothing with, unless it is told that time helps.
-            None if error.kind() == ErrorKind::Regrant => {
-                Error::new(ErrorKind::Unavailable, format!("no worker takes the right to write: {}", error.message()))
-                    .advise("try again")
-            }
             None => error,
         };
         deadline.pause(backoff, error).await?;
@@ -253,7 +252,7 @@ impl Open {
     }
 
     async fn commit(mut self) -> Result<FileStatus> {
-        let at = |error: Error, path: &FsPath| error.at(path.as_bytes());
+        let at = |error: Error, path: &FsPath| over(error).at(path.as_bytes());
         let receipts = match self.deliver().await {
             Ok(receipts) => receipts,
             Err(error) => {
@@ -300,7 +299,7 @@ impl AsyncWrite for Writer {
             let State::Idle(mut open) = std::mem::replace(&mut this.0, halfway()) else { continue };
             this.0 = State::Busy(Box::pin(async move {
                 let spilt = open.spill().await;
-                spilt.map(|()| open)
+                spilt.map(|()| open).map_err(over)
             }));
         }
     }

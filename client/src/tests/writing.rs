@@ -3,6 +3,7 @@
 use std::{io::Write, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use larder_common::ErrorKind;
+use larder_proto::GrantKey;
 use tokio::io::AsyncWriteExt;
 
 use super::until;
@@ -136,6 +137,30 @@ async fn a_worker_that_dies_ends_a_large_write_and_the_old_file_stays() {
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Deadline), "{error}");
     assert_eq!(fs.status("/a").await.unwrap().length, 3);
     until("the lease is back", || cluster.master.state.lock().leases.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_right_that_the_worker_does_not_know_is_no_answer_to_an_application() {
+    for local in [0, 1] {
+        let cluster = Cluster::start(1, local).await;
+        let fs = cluster.connect().await;
+        for length in [1000, 3_000_000] {
+            let path = format!("/f{length}");
+            let mut writer = fs.create(&path, CreateOptions::default()).await.unwrap();
+            *cluster.keys.lock() = GrantKey { id: length as u64, secret: [9; 32] };
+            let bytes = pattern(length);
+            let written = writer.write(bytes.clone()).await;
+            let committed = writer.commit().await;
+            match written.and(committed) {
+                Ok(status) => assert_eq!(status.length, length as u64, "a small one got a new right"),
+                Err(error) => {
+                    assert!(error.kind() == ErrorKind::Unavailable && length > 1 << 20, "{error}");
+                    assert!(error.advice().is_some() && error.path().is_some(), "{error}");
+                    fs.write(&path, bytes, CreateOptions::default()).await.unwrap();
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]
