@@ -21,6 +21,25 @@ const COPY: u64 = 1 << 20;
 /// At most so much is copied for one request.
 const COPY_MAX: u64 = 64 << 20;
 
+/// Where bytes are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Spot {
+    /// As the program's call says: at an offset, or at the end, by the handle.
+    Call(u64),
+    /// At an offset, whatever the handle is for: these are pages that were mapped, and any handle does for the kernel.
+    Pages(u64),
+}
+
+impl Spot {
+    /// The offset; `None` is the end.
+    fn offset(self, append: bool) -> Option<u64> {
+        match self {
+            Spot::Call(_) if append => None,
+            Spot::Call(offset) | Spot::Pages(offset) => Some(offset),
+        }
+    }
+}
+
 /// How an open is answered.
 #[derive(Debug)]
 pub(crate) struct Opening {
@@ -206,7 +225,7 @@ impl Server {
         }
         let file = self.newest(&claim.opened, kept).await?;
         let bytes = self.read_file(&file, offset, size).await?;
-        self.accounts.answered(bytes.len(), false);
+        self.accounts.answered(bytes.len(), !self.is_direct());
         Ok(bytes)
     }
 
@@ -264,19 +283,19 @@ impl Server {
     }
 
     /// `WRITE`, where it waits for nobody; `None`: it has to, and nothing was written.
-    pub(crate) fn write_now(&self, handle: u64, offset: u64, bytes: &[u8]) -> Option<Answer<u32>> {
+    pub(crate) fn write_now(&self, handle: u64, spot: Spot, bytes: &[u8]) -> Option<Answer<u32>> {
         let (work, append) = match self.work_of(handle) {
             Ok(found) => found,
             Err(errno) => return Some(Err(errno)),
         };
-        let written = work.write_now((!append).then_some(offset), bytes)?;
+        let written = work.write_now(spot.offset(append), bytes)?;
         Some(written.and_then(|()| u32::try_from(bytes.len()).map_err(|_| Errno::INVALID)))
     }
 
     /// `WRITE`.
-    pub(crate) async fn write(&self, handle: u64, offset: u64, bytes: &[u8]) -> Answer<u32> {
+    pub(crate) async fn write(&self, handle: u64, spot: Spot, bytes: &[u8]) -> Answer<u32> {
         let (work, append) = self.work_of(handle)?;
-        work.change(Change::Write((!append).then_some(offset), bytes)).await?;
+        work.change(Change::Write(spot.offset(append), bytes)).await?;
         u32::try_from(bytes.len()).map_err(|_| Errno::INVALID)
     }
 

@@ -41,6 +41,8 @@ use crate::{
 pub(crate) struct Negotiated {
     /// The kernel reads cache files itself.
     pub(crate) passthrough: bool,
+    /// What the kernel does not keep in its page cache can be mapped for everybody.
+    pub(crate) mmap: bool,
     /// Names can be called back all at once.
     pub(crate) epoch: bool,
 }
@@ -132,6 +134,12 @@ impl Server {
 
     pub(crate) fn negotiated(&self) -> Negotiated {
         self.negotiated.get().copied().unwrap_or_default()
+    }
+
+    /// Whether the kernel keeps no pages of files that are read and written through this process. Where such a file could not be
+    /// mapped for everybody it keeps them.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.negotiated().mmap
     }
 
     /// The way to the kernel, which is there before the first request.

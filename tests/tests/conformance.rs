@@ -1,7 +1,8 @@
 //! Whether a mount is a file system as any other: public suites, real programs, and random operations beside a plain directory.
 //!
 //! `pjdfstest` and `fsx` are installed by cargo, once, into a cache directory of the user (`tests/src/tools.rs`). A test whose
-//! tool cannot be had is noted as skipped, never as passed.
+//! tool cannot be had is noted as skipped, never as passed. Each runs twice: with all that the kernel can do, and as if on Linux
+//! 6.1, which reads no cache files itself, maps nothing for everybody that it does not keep, and calls no names back.
 
 use std::{
     collections::BTreeMap,
@@ -40,10 +41,19 @@ const MODEL_OPERATIONS: &str = "400";
 /// How long one program may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
+/// `fuse.kernel.features` of a mount that uses what there is.
+const NEWEST: &str = "all";
+/// Of one that does as on Linux 6.1.
+const AS_ON_6_1: &str = "none";
+
 /// A cluster of one worker and a mount of it, which root lets all users use.
-fn mounted() -> Result<(Cluster, Mount)> {
+fn mounted(features: &str) -> Result<(Cluster, Mount)> {
     let cluster = Cluster::start(1)?;
-    let mount = Mount::start(&cluster, &[])?;
+    let mount = Mount::start(&cluster, &[("LARDER_FUSE_KERNEL_FEATURES", features)])?;
+    if features == AS_ON_6_1 {
+        let log = mount.part.log();
+        ensure!(log.contains("passthrough=false mmap=false epoch=false"), "it does not do as on Linux 6.1:\n{log}");
+    }
     Ok((cluster, mount))
 }
 
@@ -66,12 +76,14 @@ fn run(program: impl AsRef<OsStr>, arguments: &[&OsStr], directory: &Path) -> Re
     Ok((status.success(), String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// What `pjdfstest` says of each of its tests, run in a directory: the name, and `ok`, `FAILED` or `skipped`.
-fn pjdfstest(tool: &Path, configuration: &Path, directory: &Path) -> Result<(BTreeMap<String, String>, String)> {
+/// What `pjdfstest` says of each of its tests, or of those with these names, run in a directory: the name, and `ok`, `FAILED` or
+/// `skipped`.
+fn pjdfstest(tool: &Path, configuration: &Path, directory: &Path, which: &[&str]) -> Result<(Verdicts, String)> {
     fs::set_permissions(directory, Permissions::from_mode(0o755))?;
     let arguments = ["-c".as_ref(), configuration.as_os_str(), "-p".as_ref(), directory.as_os_str()];
-    let (_, output) = run(tool, &arguments, Path::new("/"))?;
-    let verdicts: BTreeMap<_, _> = output
+    let which: Vec<_> = which.iter().map(OsStr::new).collect();
+    let (_, output) = run(tool, &[&arguments[..], &which].concat(), Path::new("/"))?;
+    let verdicts: Verdicts = output
         .lines()
         .filter_map(|line| line.split_once(' '))
         .map(|(name, verdict)| (name.to_owned(), verdict.trim().to_owned()))
@@ -82,15 +94,57 @@ fn pjdfstest(tool: &Path, configuration: &Path, directory: &Path) -> Result<(BTr
 
 #[test]
 fn every_test_of_pjdfstest_that_passes_on_the_under_store_passes_on_a_mount() -> Result<()> {
-    let test = "every_test_of_pjdfstest_that_passes_on_the_under_store_passes_on_a_mount";
-    if !needs_fuse(test) {
+    let (expected, found, output) =
+        match suite("every_test_of_pjdfstest_that_passes_on_the_under_store_passes_on_a_mount", NEWEST, &[])? {
+            Some(verdicts) => verdicts,
+            None => return Ok(()),
+        };
+    ensure!(passing(&expected).count() > 200, "the suite did not run on the plain directory: {expected:?}");
+    are_no_worse(&expected, &found, &output)?;
+    for (name, reason) in EXCEPTIONS {
+        ensure!(found.get(*name).is_some_and(|verdict| verdict != "ok"), "{name} passes now; strike out: {reason}");
+    }
+    Ok(())
+}
+
+/// Those of the suite that look at content and lengths.
+const ON_6_1: &[&str] = &["open::", "ftruncate::", "posix_fallocate::"];
+
+#[test]
+fn tests_of_pjdfstest_pass_as_on_linux_6_1() -> Result<()> {
+    let Some((expected, found, output)) = suite("tests_of_pjdfstest_pass_as_on_linux_6_1", AS_ON_6_1, ON_6_1)? else {
         return Ok(());
+    };
+    ensure!(passing(&expected).count() > 20, "the suite did not run on the plain directory: {expected:?}");
+    are_no_worse(&expected, &found, &output)
+}
+
+type Verdicts = BTreeMap<String, String>;
+
+fn passing(verdicts: &Verdicts) -> impl Iterator<Item = &String> {
+    verdicts.iter().filter(|(_, verdict)| *verdict == "ok").map(|(name, _)| name)
+}
+
+/// Whether what passes on the plain directory passes on the mount.
+fn are_no_worse(expected: &Verdicts, found: &Verdicts, output: &str) -> Result<()> {
+    let worse: Vec<_> = passing(expected)
+        .filter(|name| found.get(*name).is_none_or(|verdict| verdict != "ok"))
+        .filter(|name| !EXCEPTIONS.iter().any(|(exception, _)| exception == name))
+        .collect();
+    ensure!(worse.is_empty(), "{} tests fail on the mount: {worse:#?}\n{output}", worse.len());
+    Ok(())
+}
+
+/// What the suite says of the under store's file system and of a mount; `None` where it cannot run.
+fn suite(test: &str, features: &str, which: &[&str]) -> Result<Option<(Verdicts, Verdicts, String)>> {
+    if !needs_fuse(test) {
+        return Ok(None);
     }
     let tool = match cargo_tool(PJDFSTEST) {
         Ok(tool) => tool,
         Err(reason) => {
             skip(test, &reason);
-            return Ok(());
+            return Ok(None);
         }
     };
     let place = tempfile::tempdir()?;
@@ -101,22 +155,11 @@ fn every_test_of_pjdfstest_that_passes_on_the_under_store_passes_on_a_mount() ->
          [dummy_auth]\nentries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]\n",
     )?;
     let plain = tempfile::tempdir()?;
-    let (_cluster, mount) = mounted()?;
-    let (expected, _) = pjdfstest(&tool, &configuration, plain.path())?;
+    let (_cluster, mount) = mounted(features)?;
+    let (expected, _) = pjdfstest(&tool, &configuration, plain.path(), which)?;
     fs::create_dir(mount.at("suite"))?;
-    let (found, output) = pjdfstest(&tool, &configuration, &mount.at("suite"))?;
-    let passing = expected.iter().filter(|(_, verdict)| *verdict == "ok");
-    ensure!(passing.clone().count() > 200, "the suite did not run on the plain directory: {expected:?}");
-    let worse: Vec<_> = passing
-        .filter(|(name, _)| found.get(*name).is_none_or(|verdict| verdict != "ok"))
-        .filter(|(name, _)| !EXCEPTIONS.iter().any(|(exception, _)| exception == name))
-        .map(|(name, _)| name)
-        .collect();
-    ensure!(worse.is_empty(), "{} tests fail on the mount: {worse:#?}\n{output}", worse.len());
-    for (name, reason) in EXCEPTIONS {
-        ensure!(found.get(*name).is_some_and(|verdict| verdict != "ok"), "{name} passes now; strike out: {reason}");
-    }
-    Ok(())
+    let (found, output) = pjdfstest(&tool, &configuration, &mount.at("suite"), which)?;
+    Ok(Some((expected, found, output)))
 }
 
 /// What `fsx` does, beside reads and writes.
@@ -126,7 +169,15 @@ const FSX: &str = "[weights]\nclose_open = 1\ninvalidate = 1\nmapread = 5\nmapwr
 
 #[test]
 fn random_operations_on_one_file_read_what_was_written() -> Result<()> {
-    let test = "random_operations_on_one_file_read_what_was_written";
+    fsx("random_operations_on_one_file_read_what_was_written", NEWEST, &["1", "2", "3"])
+}
+
+#[test]
+fn random_operations_on_one_file_as_on_linux_6_1() -> Result<()> {
+    fsx("random_operations_on_one_file_as_on_linux_6_1", AS_ON_6_1, &["4"])
+}
+
+fn fsx(test: &str, features: &str, seeds: &[&str]) -> Result<()> {
     if !needs_fuse(test) {
         return Ok(());
     }
@@ -141,10 +192,10 @@ fn random_operations_on_one_file_read_what_was_written() -> Result<()> {
     let place = tempfile::tempdir()?;
     let configuration = place.path().join("fsx.toml");
     fs::write(&configuration, FSX)?;
-    let (cluster, mount) = mounted()?;
-    for seed in ["1", "2", "3"] {
+    let (cluster, mount) = mounted(features)?;
+    for seed in seeds {
         let file = mount.at(&format!("fsx{seed}"));
-        let options = ["-S", seed, "-N", &operations, "-f"].map(OsStr::new);
+        let options = ["-S", *seed, "-N", &operations, "-f"].map(OsStr::new);
         let rest = [configuration.as_os_str(), "-P".as_ref(), place.path().as_os_str(), file.as_os_str()];
         let (good, output) = run(&tool, &[&options[..], &rest[..]].concat(), place.path())?;
         ensure!(good, "fsx with seed {seed}:\n{output}");
@@ -241,13 +292,23 @@ const PROGRAMS: &[Program] = &[
 
 #[test]
 fn programs_work_on_a_mount_as_anywhere() -> Result<()> {
-    if !needs_fuse("programs_work_on_a_mount_as_anywhere") {
+    programs("programs_work_on_a_mount_as_anywhere", NEWEST, |_| true)
+}
+
+#[test]
+fn programs_work_as_on_linux_6_1() -> Result<()> {
+    let maps = |program: &Program| ["sqlite", "fio"].contains(&program.name);
+    programs("programs_work_as_on_linux_6_1", AS_ON_6_1, maps)
+}
+
+fn programs(test: &str, features: &str, wanted: impl Fn(&Program) -> bool) -> Result<()> {
+    if !needs_fuse(test) {
         return Ok(());
     }
-    let (cluster, mount) = mounted()?;
-    for (number, program) in PROGRAMS.iter().enumerate() {
+    let (cluster, mount) = mounted(features)?;
+    for (number, program) in PROGRAMS.iter().enumerate().filter(|(_, program)| wanted(program)) {
         if let Some(missing) = program.needs.iter().find(|name| !is_there(name)) {
-            skip(&format!("programs_work_on_a_mount_as_anywhere: {}", program.name), &format!("there is no {missing}"));
+            skip(&format!("{test}: {}", program.name), &format!("there is no {missing}"));
             continue;
         }
         let directory = mount.at(&format!("program{number}"));
@@ -374,13 +435,22 @@ fn compare(seed: u64, operations: usize, mount: &Path, plain: &Path) -> Result<(
 
 #[test]
 fn random_operations_of_several_threads_do_what_they_do_in_a_plain_directory() -> Result<()> {
-    if !needs_fuse("random_operations_of_several_threads_do_what_they_do_in_a_plain_directory") {
+    model("random_operations_of_several_threads_do_what_they_do_in_a_plain_directory", NEWEST)
+}
+
+#[test]
+fn random_operations_of_several_threads_as_on_linux_6_1() -> Result<()> {
+    model("random_operations_of_several_threads_as_on_linux_6_1", AS_ON_6_1)
+}
+
+fn model(test: &str, features: &str) -> Result<()> {
+    if !needs_fuse(test) {
         return Ok(());
     }
     let operations = std::env::var("LARDER_MODEL_OPERATIONS").unwrap_or_else(|_| MODEL_OPERATIONS.to_owned());
     let operations: usize = operations.parse().context("LARDER_MODEL_OPERATIONS is a number")?;
     let plain = tempfile::tempdir()?;
-    let (cluster, mount) = mounted()?;
+    let (cluster, mount) = mounted(features)?;
     thread::scope(|scope| {
         let threads: Vec<_> = (0..4_u64)
             .map(|seed| {

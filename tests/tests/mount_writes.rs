@@ -248,3 +248,33 @@ fn a_range_of_a_file_is_copied_within_it_also_while_the_kernel_reads_it() -> Res
     assert!(fs::read(cluster.under().join("g"))? == content);
     Ok(())
 }
+
+/// The kernel hands stores in a mapping to us by any handle that is mapped, also by one that only appends.
+#[test]
+fn what_is_stored_in_a_mapping_of_an_append_handle_stays_at_its_place() -> Result<()> {
+    if !needs_fuse("what_is_stored_in_a_mapping_of_an_append_handle_stays_at_its_place") {
+        return Ok(());
+    }
+    let cluster = Cluster::start(1)?;
+    for features in ["all", "none"] {
+        let mut mount = Mount::start(&cluster, &[("LARDER_FUSE_KERNEL_FEATURES", features)])?;
+        let mut content = trees::bytes(8, 100_000);
+        fs::write(mount.at(features), &content)?;
+        let mut file = OpenOptions::new().read(true).append(true).open(mount.at(features))?;
+        // SAFETY: nobody truncates the file.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(&file)? };
+        map[5000..5006].copy_from_slice(b"stored");
+        map.flush()?;
+        file.write_all(b"appended")?;
+        map[70_000..70_005].copy_from_slice(b"again");
+        drop((map, file));
+        content[5000..5006].copy_from_slice(b"stored");
+        content[70_000..70_005].copy_from_slice(b"again");
+        content.extend_from_slice(b"appended");
+        let found = fs::read(mount.at(features))?;
+        ensure!(found == content, "with {features}: {} bytes instead of {}", found.len(), content.len());
+        ensure!(fs::read(cluster.under().join(features))? == content, "with {features}, in the under store");
+        mount.unmount()?;
+    }
+    Ok(())
+}

@@ -33,6 +33,7 @@ use crate::{
     attributes::timestamp,
     errno::{Answer, Errno},
     features::Features,
+    files::Spot,
     namespace::{Changes, Making},
     server::{Entry, Negotiated, Server},
 };
@@ -203,7 +204,7 @@ impl Filesystem for Kernel {
         let epoch = self.features.epoch && config.kernel_abi().1 >= EPOCH_MINOR;
         tracing::info!(passthrough, mmap, epoch, "what the kernel can do for this mount");
         // There is one handshake for each mount.
-        let _ = self.server.negotiated.set(Negotiated { passthrough, epoch });
+        let _ = self.server.negotiated.set(Negotiated { passthrough, mmap, epoch });
         Ok(())
     }
 
@@ -323,10 +324,10 @@ impl Filesystem for Kernel {
         }
         let server = self.server();
         let work = async move { server.open(node.0, flags.0).await };
-        self.later(reply, work, move |_, reply, opening| {
+        self.later(reply, work, move |server, reply, opening| {
             let mut answer = FopenFlags::empty();
             answer.set(FopenFlags::FOPEN_NOFLUSH, flags.0 & libc::O_ACCMODE == libc::O_RDONLY);
-            answer.set(FopenFlags::FOPEN_DIRECT_IO, opening.backing.is_none());
+            answer.set(FopenFlags::FOPEN_DIRECT_IO, opening.backing.is_none() && server.is_direct());
             replies::opened(reply, &opening, answer);
         });
     }
@@ -345,7 +346,8 @@ impl Filesystem for Kernel {
         let unique = request.unique().0;
         let work = async move { server.create(&caller, (parent.0, &child?), mode, flags).await };
         self.later(reply, work, move |server, reply, (entry, opening)| {
-            let flags = FopenFlags::FOPEN_DIRECT_IO;
+            let mut flags = FopenFlags::empty();
+            flags.set(FopenFlags::FOPEN_DIRECT_IO, server.is_direct());
             replies::created(server.device(), unique, reply, &entry, &opening, flags);
         });
     }
@@ -383,9 +385,11 @@ impl Filesystem for Kernel {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let mapped = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let spot = if mapped { Spot::Pages(offset) } else { Spot::Call(offset) };
         let drops = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.server.write_drops_privileges(handle.0);
         if !drops {
-            let written = catch_unwind(AssertUnwindSafe(|| self.server.write_now(handle.0, offset, data)));
+            let written = catch_unwind(AssertUnwindSafe(|| self.server.write_now(handle.0, spot, data)));
             match written.unwrap_or(Some(Err(Errno::IO))) {
                 Some(Ok(written)) => return reply.written(written),
                 Some(Err(errno)) => return reply.refuse(errno),
@@ -397,7 +401,7 @@ impl Filesystem for Kernel {
             if drops {
                 server.drop_privileges(handle.0).await?;
             }
-            server.write(handle.0, offset, &data).await
+            server.write(handle.0, spot, &data).await
         };
         self.later(reply, work, |_, reply, written| reply.written(written));
     }
