@@ -186,6 +186,65 @@ fn gateway(described: &str) -> Option<String> {
     Some(std::net::Ipv4Addr::from(u32::from(network) + 1).to_string())
 }
 
+/// What makes images of a Dockerfile: BuildKit, which clients of today use, and the builder before it. They differ in
+/// what they take.
+#[derive(Debug)]
+pub struct Builder {
+    client: PathBuf,
+    buildkit: &'static str,
+}
+
+impl Builder {
+    /// Those that can be had here; a missing one is noted for this test.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn all(test: &str) -> Result<Vec<Self>> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let clients: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("docker")).collect();
+        let mut all = Vec::new();
+        for (buildkit, called) in [("0", "the builder before BuildKit"), ("1", "BuildKit")] {
+            let each = clients.iter().map(|client| Self { client: client.clone(), buildkit });
+            match each.into_iter().find(Self::works) {
+                Some(builder) => all.push(builder),
+                None => skip(test, &format!("no docker client here has {called}")),
+            }
+        }
+        if all.is_empty() {
+            bail!("no docker client builds anything");
+        }
+        Ok(all)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.client);
+        command.arg("build").args(arguments).env("DOCKER_BUILDKIT", self.buildkit).stdin(Stdio::null());
+        command.output().with_context(|| self.client.display().to_string())
+    }
+
+    /// Tried with an image that can be made everywhere.
+    fn works(&self) -> bool {
+        let Ok(context) = tempfile::tempdir() else { return false };
+        let dockerfile = "FROM scratch\nCOPY Dockerfile /\n";
+        let written = fs::write(context.path().join("Dockerfile"), dockerfile).is_ok();
+        let built = || self.image(&[&context.path().to_string_lossy()]).is_ok();
+        written && self.client.exists() && built()
+    }
+
+    /// Builds an image with these arguments.
+    ///
+    /// # Errors
+    /// What the build said.
+    pub fn image(&self, arguments: &[&str]) -> Result<Image> {
+        let image = Image(name());
+        let output = self.run(&[&["-q", "-t", &image.0][..], arguments].concat())?;
+        if !output.status.success() {
+            bail!("DOCKER_BUILDKIT={} docker build {}: {}", self.buildkit, arguments.join(" "), both(&output));
+        }
+        Ok(image)
+    }
+}
+
 /// An image that one test needs. It goes when dropped.
 #[derive(Debug)]
 pub struct Image(String);

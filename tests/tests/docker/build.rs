@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::docker::{FUSE_IMAGE, Image, docker, engine, ok, repository};
+use larder_tests::docker::{Builder, FUSE_IMAGE, Image, engine, ok, repository};
 use tempfile::TempDir;
 
 /// A directory with files, some of which can be run.
@@ -40,8 +40,8 @@ fn tarball(at: &Path, says: &str) -> Result<()> {
 }
 
 /// Which release the first stage takes.
-fn taken(arguments: &[&str]) -> Result<String> {
-    let image = Image::build(&[&["--target", "release"], arguments].concat())?;
+fn taken(builder: &Builder, arguments: &[&str]) -> Result<String> {
+    let image = builder.image(&[&["--target", "release"], arguments].concat())?;
     ok(&["run", "--rm", "--entrypoint", "/release/image/opt/larder/bin/larder", image.name()])
 }
 
@@ -64,21 +64,24 @@ fn serve(file: &Path) -> Result<u16> {
 
 #[test]
 fn an_image_is_made_from_the_tarball_that_is_named() -> Result<()> {
-    let Some(engine) = engine("an_image_is_made_from_the_tarball_that_is_named") else { return Ok(()) };
-    let context = directory(&[("Dockerfile", &ours("docker/Dockerfile")?), ("unpack", &ours("docker/unpack")?)])?;
-    let place = context.path().to_string_lossy().into_owned();
-    let none = docker(&["build", "-q", "--force-rm", "--target", "release", &place])?;
-    let said = String::from_utf8_lossy(&none.stderr).into_owned() + &String::from_utf8_lossy(&none.stdout);
-    ensure!(!none.status.success() && said.contains("make dist") && said.contains("LARDER_TARBALL"), "{said}");
-    tarball(&context.path().join("larder-1.tar.gz"), "lies-there")?;
-    tarball(&context.path().join("alluxio-snapshot.tar.gz"), "named")?;
-    ensure!(taken(&[&place])? == "lies-there");
-    ensure!(taken(&["--build-arg", "ALLUXIO_TARBALL=alluxio-snapshot.tar.gz", &place])? == "named");
-    let elsewhere = tempfile::tempdir()?;
-    let file = elsewhere.path().join("remote.tar.gz");
-    tarball(&file, "remote")?;
-    let url = format!("LARDER_TARBALL=http://{}:{}/remote.tar.gz", engine.host_address()?, serve(&file)?);
-    ensure!(taken(&["--build-arg", &url, &place])? == "remote");
+    let test = "an_image_is_made_from_the_tarball_that_is_named";
+    let Some(engine) = engine(test) else { return Ok(()) };
+    for builder in Builder::all(test)? {
+        let context = directory(&[("Dockerfile", &ours("docker/Dockerfile")?), ("unpack", &ours("docker/unpack")?)])?;
+        let place = context.path().to_string_lossy().into_owned();
+        let none = builder.image(&["--force-rm", "--target", "release", &place]).err().context("made from nothing")?;
+        let said = none.to_string();
+        ensure!(said.contains("make dist") && said.contains("LARDER_TARBALL"), "{said}");
+        tarball(&context.path().join("larder-1.tar.gz"), "lies-there")?;
+        tarball(&context.path().join("alluxio-snapshot.tar.gz"), "named")?;
+        ensure!(taken(&builder, &[&place])? == "lies-there");
+        ensure!(taken(&builder, &["--build-arg", "ALLUXIO_TARBALL=alluxio-snapshot.tar.gz", &place])? == "named");
+        let elsewhere = tempfile::tempdir()?;
+        let file = elsewhere.path().join("remote.tar.gz");
+        tarball(&file, "remote")?;
+        let url = format!("LARDER_TARBALL=http://{}:{}/remote.tar.gz", engine.host_address()?, serve(&file)?);
+        ensure!(taken(&builder, &["--build-arg", &url, &place])? == "remote");
+    }
     Ok(())
 }
 
@@ -87,21 +90,33 @@ const MAKE: &str = r#"#!/bin/sh
 set -eu
 tree=${4#TREE=}
 mkdir -p "$tree/bin"
-printf '#!/bin/sh\necho "made: %s %s %s; left out: %s"\n' "$1" "$2" "$3" "$(ls /context/target 2>&1 | wc -l)" >"$tree/bin/larder"
+printf '#!/bin/sh\necho "made: %s %s %s with %s; left out: %s"\n' \
+    "$1" "$2" "$3" "$(command -v cargo)" "$(ls /context/target 2>&1 | wc -l)" >"$tree/bin/larder"
 chmod +x "$tree/bin/larder"
+"#;
+
+/// Stands for what gets rustup's installer, and for the installer.
+const CURL: &str = r#"#!/bin/sh
+echo 'mkdir -p "$HOME/.cargo/bin" && ln -s /bin/true "$HOME/.cargo/bin/cargo"'
 "#;
 
 #[test]
 fn without_a_tarball_the_sources_are_compiled() -> Result<()> {
-    if engine("without_a_tarball_the_sources_are_compiled").is_none() {
+    let test = "without_a_tarball_the_sources_are_compiled";
+    if engine(test).is_none() {
         return Ok(());
     }
-    let builder = directory(&[
+    let with_cargo = directory(&[
         ("Dockerfile", "FROM debian:bookworm-slim\nCOPY make cargo /usr/local/bin/\n"),
         ("make", MAKE),
         ("cargo", "#!/bin/sh\nexit 1\n"),
     ])?;
-    let builder = Image::build(&[&builder.path().to_string_lossy()])?;
+    let with_nothing = directory(&[
+        ("Dockerfile", "FROM debian:bookworm-slim\nCOPY make apt-get curl /usr/local/bin/\n"),
+        ("make", MAKE),
+        ("apt-get", "#!/bin/sh\nexit 0\n"),
+        ("curl", CURL),
+    ])?;
     let sources = directory(&[
         (".dockerignore", &ours(".dockerignore")?),
         ("Cargo.toml", ""),
@@ -111,25 +126,38 @@ fn without_a_tarball_the_sources_are_compiled() -> Result<()> {
     ])?;
     tarball(&sources.path().join("docker/larder-1.tar.gz"), "a release that is not of these sources")?;
     let (place, file) = (sources.path().to_string_lossy(), sources.path().join("docker/Dockerfile"));
-    let builder = format!("BUILDER={}", builder.name());
-    let said = taken(&["--build-arg", &builder, "-f", &file.to_string_lossy(), &place])?;
-    // One line: that there is no such directory.
-    ensure!(said == "made: -C /context tree; left out: 1", "{said}");
+    for (compilers, cargo) in [(with_cargo, "/usr/local/bin/cargo"), (with_nothing, "/root/.cargo/bin/cargo")] {
+        let compilers = Image::build(&[&compilers.path().to_string_lossy()])?;
+        let compilers = format!("BUILDER={}", compilers.name());
+        for builder in Builder::all(test)? {
+            let said = taken(&builder, &["--build-arg", &compilers, "-f", &file.to_string_lossy(), &place])?;
+            // One line: that there is no such directory.
+            ensure!(said == format!("made: -C /context tree with {cargo}; left out: 1"), "{said}");
+        }
+    }
     Ok(())
 }
 
 #[test]
 fn the_image_for_mounts_is_put_on_the_image_that_programs_need() -> Result<()> {
-    if engine("the_image_for_mounts_is_put_on_the_image_that_programs_need").is_none() {
+    let test = "the_image_for_mounts_is_put_on_the_image_that_programs_need";
+    if engine(test).is_none() {
         return Ok(());
     }
     let base = directory(&[("Dockerfile", "FROM debian:bookworm-slim\nRUN echo tensors >/learning\n")])?;
     let base = Image::build(&[&base.path().to_string_lossy()])?;
     let (folder, argument) = (repository().join("docker"), format!("BASE={}", base.name()));
     let file = folder.join("Dockerfile.fuse");
-    let image = Image::build(&["-f", &file.to_string_lossy(), "--build-arg", &argument, &folder.to_string_lossy()])?;
-    let ran = ok(&["run", "--rm", image.name(), "sh", "-c", "cat /learning && larder version"])?;
-    ensure!(ran.starts_with("tensors\n") && ran.contains(env!("CARGO_PKG_VERSION")), "{ran}");
+    for builder in Builder::all(test)? {
+        let arguments = ["-f", &file.to_string_lossy(), "--build-arg", &argument, &folder.to_string_lossy()];
+        let image = builder.image(&arguments)?;
+        let ran = ok(&["run", "--rm", image.name(), "sh", "-c", "cat /learning && larder version"])?;
+        ensure!(ran.starts_with("tensors\n") && ran.contains(env!("CARGO_PKG_VERSION")), "{ran}");
+        // Whoever runs in it can use what is meant for him, and nothing else has become somebody's.
+        let places = ["/", "/opt", "/var/lib", "/opt/ramdisk", "/opt/domain", "/var/lib/larder"];
+        let stat = [&["run", "--rm", image.name(), "stat", "-c", "%a %u"][..], &places].concat();
+        ensure!(ok(&stat)? == "755 0\n755 0\n755 0\n1777 1000\n1777 1000\n1777 1000", "{}", ok(&stat)?);
+    }
     ensure!(ok(&["inspect", "-f", "{{.Config.Cmd}}", FUSE_IMAGE])? == "[fuse]");
     Ok(())
 }
