@@ -228,13 +228,27 @@ pub(crate) fn exactly(receipt: UploadReceipt, length: u64) -> Result<UploadRecei
 /// How many times the usual patience a sync may take.
 pub(crate) const SYNC_PATIENCE: u32 = 10;
 
+/// An upload that was given up destroys its temporary within so long, or it stays until the master clears it.
+const TAKE_BACK: Duration = Duration::from_secs(2);
+/// Between two looks whether it has: nobody is told when.
+const TAKE_BACK_PAUSE: Duration = Duration::from_millis(10);
+
 impl Services {
-    /// Begins an upload into the temporary that a grant names; `None` where it names none.
+    /// Begins an upload into the temporary that a grant names; `None` where it names none. A writer that goes on in another
+    /// way, under the same grant, may find there what it has just given up.
     pub(crate) async fn begin_upload(&self, grant: &Grant) -> Result<Option<Box<dyn Upload>>> {
         let Some(temporary) = temporary(grant)? else { return Ok(None) };
         let store = self.mounts.get(grant.mount).await?.store().await?;
-        let start = store.start_upload(&temporary);
-        let upload = patiently(self.config.patience, "the begin of an upload", || 0, start).await?;
+        let until = tokio::time::Instant::now() + TAKE_BACK;
+        let upload = loop {
+            let start = store.start_upload(&temporary);
+            match patiently(self.config.patience, "the begin of an upload", || 0, start).await {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(TAKE_BACK_PAUSE).await;
+                }
+                begun => break begun?,
+            }
+        };
         if grant.write.as_ref().is_some_and(|right| right.sync) {
             upload.expect_sync();
         }

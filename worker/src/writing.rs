@@ -95,29 +95,27 @@ impl Writing {
     }
 
     async fn open(&mut self, reserve: u64, by: By) -> Result<()> {
+        // The cache file first: who finds no room for a descriptor comes again as a stream, under the temporary's same name.
+        let refused = match self.is_through() && by == By::Stream {
+            true => None,
+            false => self.open_cache(reserve).await.err(),
+        };
+        if let Some(error) = refused.as_ref().filter(|e| e.kind() != ErrorKind::NoSpace || by == By::Descriptor) {
+            return Err(error.clone());
+        }
         let upload = self.services.begin_upload(&self.granted.grant).await?;
         if upload.is_none() && matches!(self.right.write_type, WriteType::Through | WriteType::CacheThrough) {
             return Err(Error::new(ErrorKind::Invalid, "the grant names no temporary for the under store"));
         }
-        let metrics = self.services.metrics.clone();
-        let straight = |upload| Straight::new(upload, 0, metrics);
-        if self.is_through() && by == By::Stream {
-            self.through = upload.map_or(Through::Nothing, |upload| Through::Straight(straight(upload)));
-            return Ok(());
-        }
-        match (self.open_cache(reserve).await, upload) {
-            (Ok(()), None) => Ok(()),
-            (Ok(()), Some(upload)) => {
-                let source = self.source()?;
-                self.through = Through::File(Uploading::begin(upload, source, &self.services));
-                Ok(())
+        self.through = match (upload, refused) {
+            (None, Some(error)) => return Err(error),
+            (None, None) => Through::Nothing,
+            (Some(upload), _) if self.cache.is_some() => {
+                Through::File(Uploading::begin(upload, self.source()?, &self.services))
             }
-            (Err(error), Some(upload)) if error.kind() == ErrorKind::NoSpace && by == By::Stream => {
-                self.through = Through::Straight(straight(upload));
-                Ok(())
-            }
-            (Err(error), _) => Err(error),
-        }
+            (Some(upload), _) => Through::Straight(Straight::new(upload, 0, self.services.metrics.clone())),
+        };
+        Ok(())
     }
 
     async fn open_cache(&mut self, reserve: u64) -> Result<()> {
