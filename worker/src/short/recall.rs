@@ -1,5 +1,6 @@
-//! Asking clients for leases back: when a directory is above its high mark, the oldest first, and those of content that
-//! is over.
+//! Asking clients for leases back: when a directory is above its high mark, or something found no room in one that is not
+//! (what is leased may leave less than a block, and stay below the mark for ever), the oldest first; and those of content
+//! that is over.
 //!
 //! A client gives a plain lease back within 100 ms and may keep a frozen one; nothing waits for it here. What it does
 //! not give back the kernel protects.
@@ -16,6 +17,8 @@ use crate::{services::Services, store::FileKey};
 const EVERY: Duration = Duration::from_millis(250);
 /// The most leases that one connection is asked for at a time.
 const BATCH: usize = 256;
+/// The same where only room for some more was missing.
+const SOME: usize = 32;
 
 impl Connection {
     /// Marks and names up to `limit` leases that match and were not asked for yet, the oldest first.
@@ -62,13 +65,20 @@ impl Services {
 pub(crate) async fn watch(services: Arc<Services>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut known = 0;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = stop.cancelled() => return,
         }
-        if services.metrics.leases.get() > 0 && services.is_above_mark() {
+        let before = std::mem::replace(&mut known, services.store.counters().full);
+        if services.metrics.leases.get() == 0 {
+            continue;
+        }
+        if services.is_above_mark() {
             services.recall(BATCH, |_| true);
+        } else if known > before {
+            services.recall(SOME, |_| true);
         }
     }
 }

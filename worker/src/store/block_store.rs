@@ -115,6 +115,7 @@ pub(crate) struct Tally {
     pub(crate) promoted: AtomicU64,
     pub(crate) corrupt: AtomicU64,
     pub(crate) no_room: AtomicU64,
+    pub(crate) full: AtomicU64,
     pub(crate) verified_bytes: AtomicU64,
 }
 
@@ -135,6 +136,8 @@ pub struct Counters {
     pub corrupt: u64,
     /// Reservations answered with "no room".
     pub no_room: u64,
+    /// Of those, because nothing could be dropped for it at once.
+    pub full: u64,
     /// Bytes whose checksums were compared.
     pub verified_bytes: u64,
 }
@@ -356,6 +359,7 @@ impl BlockStore {
             promoted: get(&tally.promoted),
             corrupt: get(&tally.corrupt),
             no_room: get(&tally.no_room),
+            full: get(&tally.full),
             verified_bytes: get(&tally.verified_bytes),
         }
     }

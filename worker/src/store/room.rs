@@ -74,9 +74,17 @@ impl Inner {
                 }
             }
         }
+        Err(self.refused(why))
+    }
+
+    /// Counts that there was no room.
+    fn refused(&self, why: NoRoom) -> NoRoom {
         self.wake.ring();
         count(&self.tally.no_room, 1);
-        Err(why)
+        if why == NoRoom::Full {
+            count(&self.tally.full, 1);
+        }
+        why
     }
 
     /// Takes space in one directory.
@@ -88,7 +96,7 @@ impl Inner {
                 let deadline = self.clock.monotonic() + self.inline_eviction;
                 let fits = directory.capacity() >= want.bytes;
                 let made = if fits { self.make_room(directory.tier(), directory, want, deadline) } else { None };
-                made.ok_or(NoRoom::Full)
+                made.ok_or_else(|| self.refused(NoRoom::Full))
             }
         }
     }

@@ -190,6 +190,37 @@ async fn leases_are_asked_back_when_memory_is_short() {
     assert!(site.counter("larder_leases_recalled_total") > 0);
 }
 
+/// What is leased leaves less than the next file needs, and is below the mark.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_are_asked_back_when_a_miss_finds_no_room_below_the_mark() {
+    let site = Site::with("8MB", |config| config.policy = "LRU".into()).await;
+    let short = site.short().await;
+    let mut held = std::collections::HashMap::new();
+    for n in 0..4 {
+        let grant = site.file(&format!("f{n}"), &content(3 * MIB / 2, 20 + n)).await;
+        let (answers, files) = short.lease(vec![item(site.master.sign(&grant), true)]).await.unwrap();
+        held.insert(answers[0].lease, files);
+    }
+    let used = site.worker().store().usage()[0].directories[0].used;
+    assert!(used < 8 * MIB / 100 * 95, "{used} bytes are above the mark");
+    let grant = site.file("more", &content(5 * MIB / 2, 30)).await;
+    for _ in 0..100 {
+        let (answers, _) = short.lease(vec![item(site.master.sign(&grant), true)]).await.unwrap();
+        if answers[0].failure.is_none() {
+            assert!(site.counter("larder_leases_recalled_total") > 0);
+            return;
+        }
+        let pushed = std::mem::take(&mut *short.pushed.lock());
+        for what in pushed {
+            let short_reply::What::Recall(recall) = what else { continue };
+            recall.leases.iter().for_each(|lease| drop(held.remove(lease)));
+            short.tell(Ask::Return(v1::ShortReturn { leases: recall.leases })).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("what is leased is never asked for");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_turned_away() {
     let site = Site::new("32MB").await;
