@@ -7,7 +7,7 @@ use larder_proto::{convert, v1};
 
 use crate::{
     services::Services,
-    store::{Change, DirectoryReport, EditedReport, FileKey, FileReport, TierIndex},
+    store::{Change, DirectoryReport, EditedReport, FileKey, FileReport, LeftBehind, TierIndex},
 };
 
 /// What is known of a directory since it was opened.
@@ -20,11 +20,12 @@ pub(crate) struct TierNote {
     pub(crate) huge: bool,
     pub(crate) punches: bool,
     pub(crate) note: String,
+    pub(crate) left: Vec<String>,
 }
 
 impl TierNote {
     /// What opening the store found out.
-    pub(crate) fn of(report: &DirectoryReport) -> Self {
+    pub(crate) fn of(report: &DirectoryReport, left: &[LeftBehind]) -> Self {
         let note = match (report.medium, report.huge, report.abilities.punches) {
             (_, _, false) => "cannot punch holes: files are evicted whole; use tmpfs instead of ramfs".to_owned(),
             (Medium::Mem, false, _) => {
@@ -32,7 +33,9 @@ impl TierNote {
             }
             _ => String::new(),
         };
+        let beside = |left: &&LeftBehind| left.path.parent().is_some_and(|parent| report.path.starts_with(parent));
         Self {
+            left: left.iter().filter(beside).map(ToString::to_string).collect(),
             tier: report.tier,
             medium: report.medium,
             path: report.path.clone(),
@@ -155,6 +158,7 @@ impl Services {
                     lasting: note.is_some_and(|note| note.lasting),
                     huge_pages: note.is_some_and(|note| note.huge),
                     note: note.map(|note| note.note.clone()).unwrap_or_default(),
+                    left: note.map(|note| note.left.clone()).unwrap_or_default(),
                 });
             }
         }

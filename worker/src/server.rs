@@ -369,7 +369,7 @@ impl Start {
             tracing::info!("{note}");
         }
         for left in &report.left {
-            tracing::warn!("{left:?}");
+            tracing::warn!("{left}");
         }
         // A file that was sealed and not committed was never acknowledged.
         for file in store.uncommitted().iter().filter(|file| file.sealed) {
@@ -409,7 +409,7 @@ impl Start {
             worker,
             incarnation,
             clock: self.components.clock,
-            tiers: report.directories.iter().map(TierNote::of).collect(),
+            tiers: report.directories.iter().map(|directory| TierNote::of(directory, &report.left)).collect(),
             keys: GrantKeys::new(metrics.clone()),
             mounts: Mounts::new(cluster, self.components.under_stores, self.config.fetches),
             peers: Peers::new(greeting),

@@ -178,4 +178,8 @@ fn of_worker(record: &WorkerRecord, found: &mut Vec<v1::Finding>) {
         let what = format!("the {} tier of the worker on {host}", tier.medium().as_str_name());
         found.push(finding(what, &tier.note, ""));
     }
+    for left in record.tiers.iter().flat_map(|tier| &tier.left) {
+        let what = format!("the worker on {host} found what is not its own");
+        found.push(finding(what, left, "start a worker of that cluster there, or look at what it is and remove it"));
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     ffi::OsStr,
+    fmt,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
@@ -44,6 +45,19 @@ pub struct LeftBehind {
     pub bytes: ByteSize,
     /// Why it was left.
     pub reason: String,
+}
+
+impl fmt::Display for LeftBehind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} was left by worker {} of cluster {}: {}",
+            self.path.display(),
+            self.worker,
+            self.cluster,
+            self.reason
+        )
+    }
 }
 
 impl Home {
@@ -106,9 +120,12 @@ impl Home {
         let (files, bytes, reason) = match self.precious() {
             Ok((0, _)) => match huge::remove(&self.path).and_then(|()| fs::remove_dir_all(&self.path)) {
                 Ok(()) => return None,
-                Err(e) => (0, 0, format!("could not be deleted: {e}")),
+                Err(e) => (0, 0, format!("it could not be deleted: {e}")),
             },
-            Ok((files, bytes)) => (files, bytes, "holds content that is nowhere else".into()),
+            Ok((1, bytes)) => (1, bytes, format!("it holds 1 file of {} that is nowhere else", ByteSize(bytes))),
+            Ok((files, bytes)) => {
+                (files, bytes, format!("it holds {files} files of {} that are nowhere else", ByteSize(bytes)))
+            }
             Err(e) => (0, 0, e.message().to_owned()),
         };
         Some(self.left(files, bytes, reason))
