@@ -67,17 +67,11 @@ impl Part {
         Self::run(command, role, environment, log)
     }
 
-    /// The same in a mount namespace of its own, in which one directory is seen at the place of another. Needs root.
-    fn start_seeing(
-        (other, place): (&Path, &Path),
-        role: &str,
-        environment: &[(String, String)],
-        log: &Path,
-    ) -> Result<Self> {
-        let mut command = Command::new("unshare");
-        let script = "mount --bind \"$1\" \"$2\" && exec \"$3\" \"$4\"";
-        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
-        command.args([other, place]).arg(larder()).arg(role);
+    /// The same by a command that runs its last arguments.
+    fn start_by(by: &[String], role: &str, environment: &[(String, String)], log: &Path) -> Result<Self> {
+        let (program, arguments) = by.split_first().context("a command has a name")?;
+        let mut command = Command::new(program);
+        command.args(arguments).arg(larder()).arg(role);
         Self::run(command, role, environment, log)
     }
 
@@ -125,6 +119,21 @@ impl Part {
         Ok(())
     }
 
+    /// Waits until it ends by itself, and gives its exit code; -1 after a signal.
+    ///
+    /// # Errors
+    /// When it does not end, with its log.
+    pub fn end(&mut self) -> Result<i32> {
+        let deadline = Instant::now() + READY;
+        while !self.has_ended() {
+            if Instant::now() > deadline {
+                bail!("it did not end; its log:\n{}", self.log());
+            }
+            pause();
+        }
+        Ok(self.child.wait()?.code().unwrap_or(-1))
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
@@ -155,6 +164,19 @@ impl Drop for Part {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A command that runs its last arguments after this script.
+#[must_use]
+pub fn after(script: &str) -> Vec<String> {
+    ["sh", "-c", &format!("{script} && exec \"$@\""), "sh"].map(str::to_owned).to_vec()
+}
+
+/// The same in a mount namespace of its own. Needs root.
+#[must_use]
+pub fn among_own_mounts(script: &str) -> Vec<String> {
+    let unshare = ["unshare", "--mount", "--propagation", "private"].map(str::to_owned);
+    [&unshare[..], &after(script)].concat()
 }
 
 /// Between two looks at something that has no event to wait for.
@@ -292,9 +314,31 @@ impl Cluster {
     /// # Errors
     /// As [`Self::start_worker`].
     pub fn start_worker_seeing(&mut self, worker: usize, other: &Path) -> Result<()> {
+        let (other, place) = (other.display(), self.under());
+        self.start_worker_by(worker, &among_own_mounts(&format!("mount --bind '{other}' '{}'", place.display())))
+    }
+
+    /// Starts a worker by a command that runs its last arguments, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start_worker`].
+    pub fn start_worker_by(&mut self, worker: usize, by: &[String]) -> Result<()> {
         let (settings, log) = self.worker(worker)?;
-        let part = Part::start_seeing((other, &self.under()), "worker", &settings, &log)?;
+        let part = Part::start_by(by, "worker", &settings, &log)?;
         self.begun(worker, part)
+    }
+
+    /// Starts a worker in the same way, which is to refuse; gives its exit code and what it said.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn refused_worker(&mut self, worker: usize, by: &[String]) -> Result<(i32, String)> {
+        let (settings, log) = self.worker(worker)?;
+        let log = log.with_extension("refused");
+        // What an earlier one said is not asked for.
+        let _ = fs::remove_file(&log);
+        let mut part = Part::start_by(by, "worker", &settings, &log)?;
+        Ok((part.end()?, part.log()))
     }
 
     fn begun(&mut self, worker: usize, mut part: Part) -> Result<()> {
