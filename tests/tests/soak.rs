@@ -1,5 +1,5 @@
 //! A soak: random changes through clients and directly in the under-store directory, while processes are killed and frozen
-//! at random, compared with what was acknowledged. Nothing acknowledged is lost, nothing is stale beyond its bound, nobody
+//! and the under store goes away and comes back at random, compared with what was acknowledged. Nothing acknowledged is lost, nothing is stale beyond its bound, nobody
 //! waits beyond his deadline.
 //!
 //! `LARDER_SOAK_SECONDS` makes it longer (30 without), `LARDER_SOAK_SEED` repeats the choices of a run: the seed is printed.
@@ -300,12 +300,16 @@ struct Neighbour {
     directory: PathBuf,
     random: StdRng,
     running: Running,
+    /// Held while somebody is at work in the under store, and by who takes it away.
+    there: Arc<tokio::sync::Mutex<()>>,
     known: BTreeMap<String, (Option<Content>, Instant)>,
     counts: BTreeMap<&'static str, u64>,
 }
 
 impl Neighbour {
     fn change(&mut self) -> Result<()> {
+        let there = Arc::clone(&self.there);
+        let Ok(_there) = there.try_lock() else { return Ok(()) };
         let name = format!("n{}", self.random.random_range(0..12));
         let at = self.directory.join(&name);
         let content = if at.exists() && self.random.random_bool(0.3) {
@@ -364,12 +368,18 @@ impl Neighbour {
 }
 
 /// Kills and freezes until the time is up; afterwards everything runs.
-async fn torment(cluster: &mut Cluster, random: &mut StdRng, running: &Running, until: Instant) -> Result<Vec<String>> {
+async fn torment(
+    cluster: &mut Cluster,
+    random: &mut StdRng,
+    running: &Running,
+    there: &tokio::sync::Mutex<()>,
+    until: Instant,
+) -> Result<Vec<String>> {
     let mut done = Vec::new();
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(random.random_range(300..2500))).await;
         let pause = Duration::from_millis(random.random_range(0..800));
-        let (worker, what) = (random.random_range(0..2), random.random_range(0..10));
+        let (worker, what) = (random.random_range(0..2), random.random_range(0..12));
         done.push(format!("{what}:{worker}"));
         match what {
             0..=2 => {
@@ -391,7 +401,7 @@ async fn torment(cluster: &mut Cluster, random: &mut StdRng, running: &Running, 
                 tokio::time::sleep(pause * 3).await;
                 nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGCONT)?;
             }
-            _ => {
+            9 => {
                 *running.lock() = None;
                 cluster.kill_worker(0);
                 cluster.kill_master();
@@ -404,9 +414,26 @@ async fn torment(cluster: &mut Cluster, random: &mut StdRng, running: &Running, 
                 })?;
                 *running.lock() = Some(Instant::now());
             }
+            _ => {
+                *running.lock() = None;
+                without_under_store(cluster, there, pause * 3).await?;
+                *running.lock() = Some(Instant::now());
+            }
         }
     }
     Ok(done)
+}
+
+/// The directory of the under store is not where it was for a while, as when a network file system is unmounted.
+async fn without_under_store(cluster: &Cluster, there: &tokio::sync::Mutex<()>, pause: Duration) -> Result<()> {
+    let _away = there.lock().await;
+    let (under, away) = (cluster.under(), cluster.under().with_extension("away"));
+    fs::rename(&under, &away)?;
+    // With its place as somebody sees it who has not mounted it.
+    fs::create_dir(&under)?;
+    tokio::time::sleep(pause).await;
+    fs::remove_dir(&under).context("somebody wrote where the under store is not mounted")?;
+    Ok(fs::rename(&away, &under)?)
 }
 
 fn setting(name: &str) -> Option<u64> {
@@ -427,6 +454,7 @@ async fn soak(seed: u64, time: Duration) -> Result<()> {
     cluster.start_master()?;
     (0..2).try_for_each(|worker| cluster.start_worker(worker))?;
     let running: Running = Arc::new(Mutex::new(Some(Instant::now())));
+    let there = Arc::new(tokio::sync::Mutex::new(()));
     let stop = Arc::new(AtomicBool::new(false));
     let mut actors = Vec::new();
     for number in 0..3 {
@@ -437,12 +465,13 @@ async fn soak(seed: u64, time: Duration) -> Result<()> {
         directory: cluster.under().join("direct"),
         random: StdRng::seed_from_u64(seed ^ 0xabc),
         running: Arc::clone(&running),
+        there: Arc::clone(&there),
         known: BTreeMap::new(),
         counts: BTreeMap::new(),
     };
     let neighbour = tokio::spawn(neighbour.run(Arc::clone(&stop)));
     let mut random = StdRng::seed_from_u64(seed ^ 0xdef);
-    let done = torment(&mut cluster, &mut random, &running, Instant::now() + time).await?;
+    let done = torment(&mut cluster, &mut random, &running, &there, Instant::now() + time).await?;
     stop.store(true, Ordering::SeqCst);
     let mut ended = Vec::new();
     for actor in actors {
