@@ -15,7 +15,7 @@ const SERVICES: &[&str] = &[
     "ALLUXIO_FUSE",
 ];
 /// Their ports: of RPC, pages, data, and of names.
-const PORTS: &[(u16, &str)] = &[(19998, "TCP"), (19999, "TCP"), (29999, "TCP"), (53, "UDP")];
+const PORTS: &[(u16, &str)] = &[(19998, "TCP"), (19999, "TCP"), (29999, "TCP"), (53, "UDP"), (7, "SCTP")];
 
 /// What Kubernetes, and Docker's links, put into the environment of a container for these services.
 fn injected() -> Vec<(String, String)> {
@@ -27,6 +27,8 @@ fn injected() -> Vec<(String, String)> {
         add("SERVICE_PORT_RPC", "19998".into());
         add("SERVICE_PORT_WEB", "19999".into());
         add("PORT", "tcp://10.96.0.17:19998".into());
+        add("NAME", "/consumer/alias".into());
+        add("ENV_LARDER_STATE_FOLDER", "/10.96.0.17".into());
         for (port, protocol) in PORTS {
             let name = |rest: &str| format!("PORT_{port}_{protocol}{rest}");
             add(&name(""), format!("{}://10.96.0.17:{port}", protocol.to_lowercase()));

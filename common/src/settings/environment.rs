@@ -142,17 +142,26 @@ fn described(name: &str) -> String {
 /// Whether Kubernetes or Docker put this variable here for a service.
 fn is_injected(name: &str, value: &OsStr) -> bool {
     let value = value.to_string_lossy();
-    let points_at_service = value.starts_with("tcp://") || value.starts_with("udp://");
+    let points_at_service = PROTOCOLS
+        .iter()
+        .any(|protocol| value.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(protocol)));
+    // The last two are of Docker's links: `/CONSUMER/ALIAS`, and the environment of what is linked.
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_NAME") && value.starts_with('/'))
+        || name.contains("_ENV_")
         || (name.ends_with("_PORT") && points_at_service)
         || name.match_indices("_PORT_").any(|(at, found)| names_a_port(&name[at + found.len()..]))
 }
 
-/// Whether this is `<n>_TCP…` or `<n>_UDP…`.
+/// What a service's port may speak.
+const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
+
+/// Whether this is `<n>_TCP…`, or with another protocol.
 fn names_a_port(rest: &str) -> bool {
-    let protocol = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-    protocol.len() < rest.len() && (protocol.starts_with("_TCP") || protocol.starts_with("_UDP"))
+    let named = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    let protocol = named.strip_prefix('_').unwrap_or_default();
+    named.len() < rest.len() && PROTOCOLS.iter().any(|known| protocol.starts_with(known))
 }
 
 #[cfg(test)]
@@ -170,12 +179,19 @@ mod tests {
             ("LARDER_MASTER_PORT_19998_TCP", "tcp://10.0.0.1:19998"),
             ("LARDER_MASTER_PORT_19998_TCP_ADDR", "10.0.0.1"),
             ("ALLUXIO_WORKER_PORT_53_UDP_PROTO", "udp"),
+            ("LARDER_PORT", "sctp://10.0.0.1:1"),
+            ("LARDER_PORT_1_SCTP_ADDR", "10.0.0.1"),
+            ("LARDER_MASTER_NAME", "/consumer/larder-master"),
+            ("LARDER_MASTER_ENV_LARDER_PROCESS_IMAGE", "true"),
         ] {
             assert!(is_injected(name, OsStr::new(value)), "{name}");
         }
-        for (name, value) in
-            [("LARDER_MASTER_RPC_PORT", "19998"), ("LARDER_PORT_X_TCP", "1"), ("LARDER_PORT__TCP", "1")]
-        {
+        for (name, value) in [
+            ("LARDER_MASTER_RPC_PORT", "19998"),
+            ("LARDER_PORT_X_TCP", "1"),
+            ("LARDER_PORT__TCP", "1"),
+            ("LARDER_NAME", "x"),
+        ] {
             assert!(!is_injected(name, OsStr::new(value)), "{name}");
         }
     }

@@ -36,8 +36,8 @@ shares `50%`; times `500ms`, `30s`, `2h`. A bare number for a time is accepted f
 milliseconds, as there. Secrets are never printed.
 
 What Kubernetes and Docker inject for services called `larder…` or `alluxio…` (`*_SERVICE_HOST`, `*_SERVICE_PORT*`,
-`*_PORT_<n>_TCP*`, `*_PORT_<n>_UDP*`, and `*_PORT` with a value that begins with `tcp://` or `udp://`) is passed over, and so
-is `LARDER_TARBALL`.
+`*_PORT_<n>_TCP*` and the same of UDP and SCTP, `*_PORT` with a value that begins with `tcp://` and the like, and of links
+`*_NAME` with a value that begins with `/` and `*_ENV_*`) is passed over, and so is `LARDER_TARBALL`.
 
 A name of Alluxio's in the tables stands for `alluxio.NAME` as a property and for `ALLUXIO_NAME` in the environment. `*` is
 one word.
