@@ -213,7 +213,8 @@ fn chosen(running: &[Local]) -> Result<Option<&Local>> {
     }
 }
 
-/// All descriptions in a directory, each cluster once; what cannot be read is passed over.
+/// All descriptions in a directory, each cluster once; what cannot be read is passed over. One that was killed, and one in
+/// another network namespace, may have had the same address.
 pub(crate) fn described(folder: &Path) -> Vec<Local> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<Local> = Vec::new();
@@ -223,11 +224,12 @@ pub(crate) fn described(folder: &Path) -> Vec<Local> {
         let is_description = name == "local.toml" || name.starts_with("local-") && name.ends_with(".toml");
         let text = is_description.then(|| fs::read_to_string(entry.path()).ok()).flatten();
         let local = text.and_then(|text| toml::from_str::<Local>(&text).ok()).filter(|local| local.address().is_some());
-        if let Some(local) = local.filter(|local| found.iter().all(|other| other.master != local.master)) {
+        let is_new = |local: &Local| found.iter().all(|o| (&o.master, o.pid) != (&local.master, local.pid));
+        if let Some(local) = local.filter(is_new) {
             found.push(local);
         }
     }
-    found.sort_by(|a, b| a.master.cmp(&b.master));
+    found.sort_by(|a, b| (&a.master, a.pid).cmp(&(&b.master, b.pid)));
     found
 }
 
@@ -247,14 +249,15 @@ mod tests {
         put("local.toml", &format!("master = \"127.0.0.1:7\"\ntoken_file = \"/t\"\npid = {own}\nmore = 1\n"));
         put("local-ab12.toml", &format!("master = \"127.0.0.1:7\"\npid = {own}\n"));
         put("local-cd34.toml", "master = \"127.0.0.1:8\"\npid = 2147483647\n");
+        put("local-ef56.toml", "master = \"127.0.0.1:7\"\npid = 2147483647\n");
         put("local-broken.toml", "master = ");
         put("local-nowhere.toml", "master = \"nowhere\"\n");
         put("other.toml", "master = \"127.0.0.1:9\"\n");
         let found = described(folder.path());
         let masters: Vec<_> = found.iter().map(|local| local.master.as_str()).collect();
-        assert_eq!(masters, ["127.0.0.1:7", "127.0.0.1:8"]);
+        assert_eq!(masters, ["127.0.0.1:7", "127.0.0.1:7", "127.0.0.1:8"]);
         let alive: Vec<_> = found.iter().map(Local::is_alive).collect();
-        assert_eq!(alive, [true, false]);
+        assert_eq!(alive, [true, false, false]);
         assert!(described(Path::new("/no/such/directory")).is_empty());
     }
 
