@@ -161,3 +161,40 @@ fn the_image_for_mounts_is_put_on_the_image_that_programs_need() -> Result<()> {
     ensure!(ok(&["inspect", "-f", "{{.Config.Cmd}}", FUSE_IMAGE])? == "[fuse]");
     Ok(())
 }
+
+/// What a clone of the repository holds, as it lies here.
+fn clone() -> Result<TempDir> {
+    let clone = tempfile::tempdir()?;
+    let script = "git -C \"$1\" ls-files -z | tar -C \"$1\" --null --files-from=- -c | tar -C \"$2\" -x";
+    let copied = Command::new("sh").args(["-c", script, "sh"]).arg(repository()).arg(clone.path()).status()?;
+    ensure!(copied.success() && clone.path().join("Cargo.lock").exists(), "the repository cannot be copied");
+    Ok(clone)
+}
+
+#[test]
+#[ignore = "compiles everything, for many minutes; BUILDER may name an image that has cargo"]
+fn the_sources_make_every_image() -> Result<()> {
+    let test = "the_sources_make_every_image";
+    let Some(engine) = engine(test) else { return Ok(()) };
+    let clone = clone()?;
+    let place = clone.path().to_string_lossy();
+    let compilers = format!("BUILDER={}", std::env::var("BUILDER").unwrap_or("debian:bookworm-slim".into()));
+    for builder in Builder::all(test)? {
+        // The first stage is the same for all, and made once.
+        let image = |file: &str, more: &[&str]| {
+            let file = clone.path().join(file);
+            let common = ["-f", &file.to_string_lossy(), "--build-arg", &compilers];
+            builder.image(&[&common[..], more, &[&place]].concat())
+        };
+        let main = image("docker/Dockerfile", &[])?;
+        let local = engine.run_image(main.name(), &["--shm-size=128m"], &["local", "--ufs", "/underStorage"])?;
+        local.ready()?;
+        local.ok(&["sh", "-c", "echo hello >/tmp/f && larder fs copyFromLocal /tmp/f /f"])?;
+        ensure!(local.ok(&["larder", "fs", "cat", "/f"])? == "hello");
+        for made in [image("docker/Dockerfile.fuse", &[])?, image("docker/Dockerfile", &["--target", "tiny"])?] {
+            let version = ["run", "--rm", "--entrypoint=/opt/larder/bin/larder", made.name(), "version"];
+            ensure!(ok(&version)? == format!("larder {}", env!("CARGO_PKG_VERSION")));
+        }
+    }
+    Ok(())
+}

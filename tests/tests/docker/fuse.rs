@@ -15,7 +15,7 @@ const PAIRS: usize = 15;
 const SOCKETS: &str = "ALLUXIO_WORKER_DATA_SERVER_DOMAIN_SOCKET_ADDRESS=/opt/domain";
 const AS_UUID: &str = "ALLUXIO_WORKER_DATA_SERVER_DOMAIN_SOCKET_AS_UUID=true";
 /// What mounting in a container needs.
-const RIGHTS: [&str; 6] = ["--cap-add", "SYS_ADMIN", "--device", "/dev/fuse", "--security-opt", "apparmor:unconfined"];
+const RIGHTS: [&str; 6] = ["--cap-add", "SYS_ADMIN", "--device", "/dev/fuse", "--security-opt", "apparmor=unconfined"];
 
 /// Whether a mount can be tried here; notes that it cannot.
 fn can_mount(engine: &Engine, test: &str) -> Result<bool> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use larder_tests::docker::{FUSE_IMAGE, HostDirectory, both, docker, engine, ok};
+use larder_tests::docker::{Container, FUSE_IMAGE, HostDirectory, both, docker, engine, ok};
 
 use crate::{HostMaster, networks::Bridge, uid};
 
@@ -38,7 +38,7 @@ fn a_cluster_in_one_container_is_well_and_belongs_to_whoever_owns_the_files() ->
     let test = "a_cluster_in_one_container_is_well_and_belongs_to_whoever_owns_the_files";
     let Some(engine) = engine(test) else { return Ok(()) };
     let under = HostDirectory::new()?.owned_by(4321)?;
-    let options = ["-v", &under.at("/underStorage"), "--health-interval=1s", "--shm-size=128m"];
+    let options = ["-v", &under.at("/underStorage"), "--health-interval=1s", "--health-retries=1", "--shm-size=128m"];
     let command = ["local", "--ufs", "/underStorage", "--mem", "100MB"];
     let local = engine.run(&options, &command)?;
     local.ready()?;
@@ -46,12 +46,23 @@ fn a_cluster_in_one_container_is_well_and_belongs_to_whoever_owns_the_files() ->
     local.ok(&["sh", "-c", "echo hello >/tmp/f && larder fs copyFromLocal /tmp/f /f && larder fs cat /f"])?;
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(under.path().join("f"))?);
     ensure!(owner == 0 || owner == 4321, "it is {owner}'s");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while local.inspect("{{.State.Health.Status}}")? != "healthy" {
-        ensure!(Instant::now() < deadline, "{}", local.inspect("{{json .State.Health}}")?);
+    becomes(&local, "healthy")?;
+    // A process that lives and does not answer is not well.
+    ok(&["kill", "-s", "STOP", local.name()])?;
+    becomes(&local, "unhealthy")?;
+    ok(&["kill", "-s", "CONT", local.name()])?;
+    becomes(&local, "healthy")?;
+    stops(local.name(), 0)
+}
+
+/// Waits for what the engine makes of the image's HEALTHCHECK.
+fn becomes(container: &Container, health: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while container.inspect("{{.State.Health.Status}}")? != health {
+        ensure!(Instant::now() < deadline, "never {health}: {}", container.inspect("{{json .State.Health}}")?);
         larder_tests::processes::pause();
     }
-    stops(local.name(), 0)
+    Ok(())
 }
 
 #[test]
@@ -69,7 +80,7 @@ fn a_master_with_no_setting_starts_as_an_ordinary_user_and_says_what_is_open() -
         engine.run(&["-e", "LARDER_SECURITY_TOKEN=secret", "-e", "LARDER_LOG_FORMAT=json"], &["master"])?;
     with_token.ready()?;
     let log = ok(&["logs", with_token.name()])?;
-    ensure!(!log.contains("no token") && !log.contains("secret"), "{log}");
+    ensure!(log.contains("the master is ready") && !log.contains("no token") && !log.contains("secret"), "{log}");
     ensure!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
     let ip = with_token.inspect("{{.NetworkSettings.IPAddress}}")?;
     let refused = engine.once(&[], &["fs", "ls", "/", "--master", &ip])?;
@@ -107,6 +118,11 @@ fn servers_wait_for_their_master_and_stop_within_ten_seconds() -> Result<()> {
     waiting.says("the master cannot be reached")?;
     ensure!(waiting.ok(&["larder", "health"])?.contains("waiting for the master at nobody.invalid:19998"));
     ensure!(!waiting.exec(&["larder", "health", "--ready"])?.status.success());
+    // So does one that was linked in the way of before there were networks, with all that this injects.
+    let (link, own) = (format!("{}:larder-master", waiting.name()), ["-e", "ALLUXIO_MASTER_HOSTNAME=nobody.invalid"]);
+    let linked = engine.run(&[&["--shm-size=128m", "--link", &link], &own[..]].concat(), &["worker"])?;
+    linked.says("the master cannot be reached")?;
+    drop(linked);
     stops(waiting.name(), 0)?;
     let bridge = Bridge::start(engine, 1, &[])?;
     // Files that are only in the cache cannot be saved, and are named.
