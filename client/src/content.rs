@@ -83,6 +83,8 @@ pub(crate) struct Content {
     pub(crate) leasing: tokio::sync::Mutex<()>,
     refused: Mutex<Option<Refusal>>,
     handles: AtomicU32,
+    /// The master was told that nothing is needed from elsewhere: what lies here stays until the last handle goes.
+    bound: Mutex<bool>,
     closing: Arc<Closing>,
     /// The walk of its directory.
     pub(crate) walk: OnceLock<Arc<Walk>>,
@@ -114,6 +116,20 @@ impl Content {
         self.local.store(None);
         self.forget_ahead();
         drop(self.take_waiting());
+    }
+
+    /// Lets this descriptor or mapping go, unless something else has taken its place. False: it stays, for it is what is left of a
+    /// version that may be over, and somebody has that open.
+    pub(crate) fn evict(&self, local: &Arc<Local>) -> bool {
+        let bound = self.bound.lock();
+        if *bound && self.is_open() {
+            return false;
+        }
+        let before = self.local.compare_and_swap(local, None);
+        drop(bound);
+        drop(before);
+        self.forget_ahead();
+        true
     }
 
     /// It is not leased ahead any more.
@@ -155,6 +171,22 @@ impl Content {
     fn needs_bytes(&self) -> bool {
         self.is_open() && !self.local.load().as_ref().is_some_and(|local| local.is_whole())
     }
+
+    /// The same, for the master: where nothing is needed, what lies here stays as long as it is open.
+    fn answers_for_its_bytes(&self) -> bool {
+        let mut bound = self.bound.lock();
+        let needs = self.needs_bytes();
+        *bound = !needs && self.is_open();
+        needs
+    }
+
+    /// The last handle is gone, and with it what was kept for its kind alone.
+    fn unbind(&self) {
+        let was_bound = std::mem::take(&mut *self.bound.lock());
+        if was_bound {
+            self.release();
+        }
+    }
 }
 
 /// An open file; counted, so that the master can be told which files are needed still.
@@ -172,6 +204,9 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let last = self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last {
+            self.0.unbind();
+        }
         self.0.closing.closed(self.0.file, self.0.generation, last);
     }
 }
@@ -239,7 +274,9 @@ impl Caches {
         self.closing.changed(message);
         let mut open = Vec::new();
         for content in touched {
-            if content.needs_bytes() {
+            // Where everything is named, hardly anything has changed.
+            let needs = if message.everything { content.needs_bytes() } else { content.answers_for_its_bytes() };
+            if needs {
                 self.closing.tell(content.file, content.generation);
                 open.push(content.file.0);
             } else if !message.everything && !content.is_open() {
@@ -269,7 +306,7 @@ impl Caches {
     pub(crate) fn goes_open(&self, file: FileId) -> bool {
         let versions = self.versions.lock();
         let open = versions.of.get(&file).into_iter().flatten().filter_map(Weak::upgrade);
-        let open: Vec<Arc<Content>> = open.filter(|content| content.needs_bytes()).collect();
+        let open: Vec<Arc<Content>> = open.filter(|content| content.answers_for_its_bytes()).collect();
         drop(versions);
         open.iter().for_each(|content| self.closing.tell(content.file, content.generation));
         !open.is_empty()
@@ -376,6 +413,7 @@ impl Caches {
             leasing: tokio::sync::Mutex::default(),
             refused: Mutex::default(),
             handles: AtomicU32::new(0),
+            bound: Mutex::new(false),
             closing: Arc::clone(&self.closing),
             walk: OnceLock::new(),
             counted: AtomicBool::new(false),

@@ -117,7 +117,8 @@ impl Residents {
             match resident.local.upgrade() {
                 None => {}
                 Some(local) if local.used.swap(false, Ordering::Relaxed) => ring.push_back(resident),
-                Some(local) => evict(&resident.content, local),
+                Some(local) if resident.content.evict(&local) => {}
+                Some(_) => ring.push_back(resident),
             }
         }
     }
@@ -136,13 +137,14 @@ impl Residents {
         let mut gone = Vec::new();
         self.ring.lock().retain(|resident| match resident.local.upgrade() {
             None => false,
-            Some(local) if orphaned(&local) => {
-                gone.push((Arc::clone(&resident.content), local));
+            Some(local) if orphaned(&local) && resident.content.evict(&local) => {
+                // Its end is a message, and waits for this lock to be free.
+                gone.push(local);
                 false
             }
             Some(_) => true,
         });
-        gone.into_iter().for_each(|(content, local)| evict(&content, local));
+        drop(gone);
     }
 
     #[cfg(test)]
@@ -150,10 +152,4 @@ impl Residents {
         let load = Ordering::Relaxed;
         (self.counts.descriptors.load(load), self.counts.mappings.load(load), self.counts.mapped.load(load))
     }
-}
-
-/// Lets go of it, unless something else has taken its place.
-pub(crate) fn evict(content: &Content, local: Arc<Local>) {
-    content.local.compare_and_swap(&local, None);
-    content.forget_ahead();
 }

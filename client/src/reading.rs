@@ -18,7 +18,6 @@ use larder_proto::{convert::WorkerAddress, v1};
 
 use crate::{
     content::{Access, Content, Why},
-    descriptors::evict,
     file::{Counters, File, Inner},
     leases::Local,
     retry::{Backoff, Deadline},
@@ -198,7 +197,7 @@ impl<'f> Reading<'f> {
             local.became_whole(&ready.whole);
             if ready.elsewhere {
                 // The worker has moved them: what it would lease now is another cache file.
-                evict(self.content, local);
+                self.content.evict(&local);
                 continue;
             }
             if !ready.kept {

@@ -38,7 +38,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     content::Content,
-    descriptors::evict,
     leases::{Leased, Local},
     passthrough::OnRecall,
     retry::{Backoff, Deadline},
@@ -151,7 +150,7 @@ impl LeaseGuard {
         let entry = Held::By(Arc::downgrade(content), Arc::downgrade(local));
         let before = self.shared.held.lock().insert(self.number, entry);
         if before.is_some() {
-            evict(content, Arc::clone(local));
+            content.evict(local);
         }
     }
 

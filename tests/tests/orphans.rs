@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use larder_client::{CreateOptions, File, RemoveOptions};
-use larder_tests::Cluster;
+use larder_tests::{Cluster, trees};
 
 const MIB: u64 = 1 << 20;
 const LENGTH: u64 = 1024 * MIB;
@@ -98,6 +98,30 @@ async fn a_partly_cached_file_is_read_to_its_end_after_it_was_written_anew() -> 
         check(&open, 0, LENGTH).await?;
         drop(open);
         gone(&cluster.under(), name).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wholly_cached_file_is_read_again_after_it_was_deleted_or_written_anew() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let content = trees::bytes(3, 3 * MIB as usize);
+    let (reader, other) = (cluster.connect().await?, cluster.connect().await?);
+    for name in ["deleted", "replaced"] {
+        let path = format!("/{name}");
+        fs::write(cluster.under().join(name), &content)?;
+        let open = reader.open(&path).await?;
+        ensure!(open.read_range(0..open.length()).await?[..] == content[..], "{name}");
+        match name {
+            "deleted" => drop(other.remove(&path, RemoveOptions::default()).await?),
+            _ => {
+                let how = CreateOptions { overwrite: true, ..CreateOptions::default() };
+                drop(other.write(&path, &b"new"[..], how).await?);
+            }
+        }
+        // By then the worker has been told that the content is over, and has asked for it back.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        ensure!(open.read_range(0..open.length()).await?[..] == content[..], "{name}, after that");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use larder_proto::{
 };
 
 use super::{AheadTaker, Answer, Held, LeaseGuard, LeaseReply, Pending, Refused, Shared, Ticket};
-use crate::{descriptors::evict, leases::Leased};
+use crate::leases::Leased;
 
 pub(super) async fn receive_all(socket: Arc<Socket>, shared: Arc<Shared>) {
     while let Ok(Some(received)) = socket.receive::<v1::ShortReply>().await {
@@ -124,7 +124,7 @@ impl Shared {
             match held {
                 Some(Held::By(content, local)) => {
                     if let (Some(content), Some(local)) = (content.upgrade(), local.upgrade()) {
-                        evict(&content, local);
+                        content.evict(&local);
                     }
                 }
                 Some(Held::Watched(on_recall)) => on_recall(),

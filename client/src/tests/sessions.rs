@@ -112,6 +112,29 @@ async fn invalidations_are_carried_out_before_they_are_acknowledged() {
 }
 
 #[tokio::test]
+async fn what_the_master_was_told_to_be_here_stays_until_it_is_closed() {
+    let cluster = Cluster::start(1, 1).await;
+    let bytes = pattern(50_000);
+    let (id, _) = cluster.put("/a", &bytes, &[0]);
+    let fs = cluster.connect().await;
+    let open = fs.open("/a").await.unwrap();
+    assert!(open.read_range(0..50_000).await.unwrap()[..] == bytes[..]);
+    cluster.put("/a", b"newer", &[0]);
+    cluster.master.invalidate(5, &[id], &[], false);
+    until("acknowledged", || !cluster.master.acknowledged.lock().is_empty()).await;
+    assert!(cluster.master.acknowledged.lock()[0].still_open.is_empty(), "it lies here whole");
+    // The content is over: its worker wants it back, and nobody else has it.
+    let lease = *cluster.workers[0].leases.lock().first().unwrap();
+    cluster.workers[0].recall(&[lease]).await;
+    fs.0.caches.residents.shrink();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert!(cluster.workers[0].leases.lock().contains(&lease), "somebody reads it");
+    assert!(open.read_range(0..50_000).await.unwrap()[..] == bytes[..]);
+    drop(open);
+    until("given back", || !cluster.workers[0].leases.lock().contains(&lease)).await;
+}
+
+#[tokio::test]
 async fn nothing_is_remembered_across_connections_and_leases_are() {
     let cluster = Cluster::start(1, 1).await;
     cluster.put("/a", &pattern(5000), &[0]);
