@@ -12,6 +12,7 @@ mod accounts;
 mod attributes;
 mod backing;
 mod beside;
+mod commits;
 mod directories;
 mod draft;
 mod errno;

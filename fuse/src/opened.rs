@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder_client::{FileId, FileStatus, Generation};
+use larder_client::{File, FileId, FileStatus, Generation};
 use parking_lot::Mutex;
 
 use crate::{
@@ -35,6 +35,8 @@ struct State {
     why: Option<Reason>,
     /// As it was when it was last seen: the file may have no name any more.
     status: FileStatus,
+    /// The version that this mount has committed last while there were readers: it is theirs also when others replace it.
+    kept: Option<File>,
 }
 
 impl Opened {
@@ -49,6 +51,25 @@ impl Opened {
     /// Whether the kernel reads for some handles, which cannot see what is written through us.
     pub(crate) fn is_passed_through(&self) -> bool {
         matches!(self.state.lock().mode, Mode::Through(_))
+    }
+
+    /// Whether somebody reads it through us.
+    pub(crate) fn has_readers(&self) -> bool {
+        let state = self.state.lock();
+        matches!(state.mode, Mode::Plain(handles) if handles > state.writers)
+    }
+
+    /// The version that its readers have, where this mount has made it.
+    pub(crate) fn kept(&self) -> Option<File> {
+        self.state.lock().kept.clone()
+    }
+
+    /// Its readers have this version now.
+    pub(crate) fn keep(&self, file: Option<File>) {
+        if let Some(file) = file {
+            let before = self.state.lock().kept.replace(file);
+            drop(before);
+        }
     }
 
     pub(crate) fn why(&self) -> Option<Reason> {
@@ -134,8 +155,8 @@ impl Server {
         backing: Option<Arc<Backing>>,
     ) -> Answer<Claim> {
         let opened = opens.get(&node).cloned().unwrap_or_else(|| {
-            let state =
-                State { mode: Mode::Idle, backing: None, work: None, writers: 0, why: None, status: status.clone() };
+            let (work, backing, kept, why) = Default::default();
+            let state = State { mode: Mode::Idle, backing, work, writers: 0, why, status: status.clone(), kept };
             Arc::new(Opened { node, file: status.id, state: Mutex::new(state) })
         });
         let mut state = opened.state.lock();
