@@ -18,6 +18,7 @@ use super::{
 };
 
 mod edits;
+mod frozen;
 mod golden;
 mod jobs;
 mod random;
