@@ -34,11 +34,30 @@ impl Mount {
         Self::start_as(None, cluster, settings)
     }
 
+    /// The same in a process that may have so many descriptors.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_descriptors(most: u32, cluster: &Cluster, settings: &[(&str, &str)]) -> Result<Self> {
+        let start = |environment: &[_], log: &Path| Part::start_with_descriptors(most, "fuse", environment, log);
+        Self::start_by(None, cluster, settings, start)
+    }
+
     /// The same as another user, who then owns the directory that it is in.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn start_as(user: Option<u32>, cluster: &Cluster, settings: &[(&str, &str)]) -> Result<Self> {
+        let start = |environment: &[_], log: &Path| Part::start_as(user, "fuse", environment, log);
+        Self::start_by(user, cluster, settings, start)
+    }
+
+    fn start_by(
+        user: Option<u32>,
+        cluster: &Cluster,
+        settings: &[(&str, &str)],
+        start: impl FnOnce(&[(String, String)], &Path) -> Result<Part>,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("larder-mount-").tempdir()?;
         let (path, log) = (directory.path().join("m"), directory.path().join("log"));
         let mut environment = cluster.settings();
@@ -53,7 +72,7 @@ impl Mount {
             environment.push(("LARDER_STATE_FOLDER".to_owned(), home.clone()));
             environment.push(("HOME".to_owned(), home));
         }
-        let part = Part::start_as(user, "fuse", &environment, &log)?;
+        let part = start(&environment, &log)?;
         let mut mount = Self { part, directory };
         mount.part.wait_for("is mounted at", 1)?;
         Ok(mount)

@@ -52,6 +52,18 @@ impl Part {
         Self::start_as(None, role, environment, log)
     }
 
+    /// The same with so many descriptors at most.
+    pub(crate) fn start_with_descriptors(
+        most: u32,
+        role: &str,
+        environment: &[(String, String)],
+        log: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()]).arg(larder()).arg(role);
+        Self::run(command, role, environment, log)
+    }
+
     /// The same as another user, with no group but his own.
     pub(crate) fn start_as(
         user: Option<u32>,
@@ -102,13 +114,21 @@ impl Part {
         let _ = self.child.wait();
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        Ok(nix::sys::signal::kill(id, signal)?)
+    }
+
     /// Asks it to stop and waits.
     ///
     /// # Errors
     /// When it does not stop within ten seconds.
     pub fn stop(&mut self) -> Result<()> {
-        let id = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
-        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM)?;
+        self.signal(nix::sys::signal::Signal::SIGTERM)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.child.try_wait()?.is_none() {
             if Instant::now() > deadline {
