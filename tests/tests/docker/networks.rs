@@ -105,3 +105,36 @@ fn from_scratch(client: &[&str]) -> Result<()> {
     ensure!(String::from_utf8_lossy(&listed.stdout).contains("file"), "{}", both(&listed));
     Ok(())
 }
+
+/// Names are resolved anew at each connect: a master that was started again may have another address.
+#[test]
+fn a_master_that_comes_back_at_another_address_is_found_by_its_name() -> Result<()> {
+    let test = "a_master_that_comes_back_at_another_address_is_found_by_its_name";
+    let Some(engine) = engine(test) else { return Ok(()) };
+    let bridge = Bridge::start(engine, 1, &[])?;
+    let (name, net) = (bridge.master.name(), bridge.network.name());
+    let address = || bridge.master.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}");
+    let before = address()?;
+    ok(&["network", "disconnect", net, name])?;
+    // Somebody else may have its address by then.
+    let _other = engine.run(&[&format!("--net={net}"), "--entrypoint=sleep"], &["600"])?;
+    ok(&["network", "connect", net, name])?;
+    ensure!(address()? != before, "it has the same address again");
+    let content = trees::bytes(9, 1 << 20);
+    put(&bridge.under, "file", &content)?;
+    let client = bridge.client();
+    let client: Vec<&str> = client.iter().map(String::as_str).collect();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(90);
+    loop {
+        // The worker has to notice, and to register again.
+        let read = engine.once(&client, &["--timeout", "10s", "fs", "cat", "/file"])?;
+        if read.status.success() && read.stdout == content {
+            break;
+        }
+        let said = String::from_utf8_lossy(&read.stderr).into_owned();
+        ensure!(std::time::Instant::now() < until, "{said}\n{}", bridge.workers[0].logs());
+    }
+    let report = bridge.master.ok(&["larder", "fsadmin", "report", "workers"])?;
+    ensure!(report.matches("live").count() == 1, "{report}");
+    Ok(())
+}
