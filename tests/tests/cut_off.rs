@@ -135,7 +135,7 @@ fn child() -> Result<()> {
         }
         ("read", _) => drop(fs::read(path)?),
         ("create", _) => drop(File::create(path)?),
-        _ => drop(fs::metadata(path)?),
+        _ => ensure!(fs::metadata(path)?.len() > 0, "it is empty"),
     }
     writeln!(std::io::stdout(), "ended")?;
     Ok(())
