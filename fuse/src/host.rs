@@ -62,17 +62,18 @@ pub struct Here {
 }
 
 impl Here {
-    /// Those of a cluster that this process may use. Waits for mounts that do not answer, until they give up.
+    /// Where something of Larder is mounted on this host, whatever its cluster. Asks nobody.
     #[must_use]
-    pub fn of(cluster: ClusterId) -> Vec<Self> {
-        let ours = |(place, kind): (PathBuf, String)| {
-            if kind != "fuse.larder" {
-                return None;
-            }
-            let root = root(&ask(&place, told::MOUNT).ok()?, cluster)?;
-            Some(Self { mount_point: place, root })
-        };
-        table().into_iter().filter_map(ours).collect()
+    pub fn candidates() -> Vec<PathBuf> {
+        table().into_iter().filter(|(_, kind)| kind == "fuse.larder").map(|(place, _)| place).collect()
+    }
+
+    /// What is mounted there, if it is of this cluster and this process may use it. Waits for a mount that does not answer until
+    /// it gives up, which may be never: ask each on a thread of its own.
+    #[must_use]
+    pub fn at(place: PathBuf, cluster: ClusterId) -> Option<Self> {
+        let root = root(&ask(&place, told::MOUNT).ok()?, cluster)?;
+        Some(Self { mount_point: place, root })
     }
 
     /// How this mount serves reads of a file, in words; `None` for one that it does not show.

@@ -201,3 +201,26 @@ fn names_that_the_kernel_keeps_are_those_that_other_mounts_have_left() -> Result
     }
     Ok(())
 }
+
+#[test]
+fn a_mount_that_hangs_hides_no_other() -> Result<()> {
+    if !needs_fuse("a_mount_that_hangs_hides_no_other") {
+        return Ok(());
+    }
+    let cluster = Cluster::start(1)?;
+    fs::write(cluster.under().join("f"), trees::bytes(1, 1000))?;
+    let (hung, good) = (Mount::start(&cluster, &[])?, Mount::start(&cluster, &[])?);
+    let process = nix::unistd::Pid::from_raw(i32::try_from(hung.part.id())?);
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP)?;
+    let begun = Instant::now();
+    let said = cluster.ok(&["fs", "location", "/f"]);
+    let took = begun.elapsed();
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGCONT)?;
+    let said = said?;
+    let named = |mount: &Mount| {
+        said.contains(&format!("mounted at {}:", mount.at("").display().to_string().trim_end_matches('/')))
+    };
+    assert!(named(&good) && !named(&hung), "{said}");
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
+    Ok(())
+}

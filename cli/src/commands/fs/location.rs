@@ -104,23 +104,30 @@ impl Served {
     }
 }
 
-/// The mounts of this cluster on this host. None where one of them does not answer.
+/// The mounts of this cluster on this host that answer; one that hangs hides no other.
 async fn mounts(shell: &Shell<'_>) -> Vec<Here> {
     let Some(cluster) = shell.fs.nodes().cluster() else { return Vec::new() };
-    let asked = tokio::task::spawn_blocking(move || Here::of(cluster));
-    tokio::time::timeout(ANSWER, asked).await.ok().and_then(Result::ok).unwrap_or_default()
+    answers(Here::candidates().into_iter().map(|place| move || Here::at(place, cluster))).await
 }
 
 async fn served(here: &[Here], path: &FsPath) -> Vec<Served> {
-    let mut all = Vec::new();
-    for mount in here {
-        let (asked, wanted) = (mount.clone(), path.clone());
-        let asked = tokio::task::spawn_blocking(move || asked.served(&wanted));
-        if let Ok(Ok(Some(served))) = tokio::time::timeout(ANSWER, asked).await {
-            all.push(Served { path: path.to_string(), mount: mount.mount_point.display().to_string(), served });
+    let ask = |mount: Here| {
+        let path = path.clone();
+        move || {
+            let served = mount.served(&path)?;
+            Some(Served { path: path.to_string(), mount: mount.mount_point.display().to_string(), served })
         }
-    }
-    all
+    };
+    answers(here.iter().cloned().map(ask)).await
+}
+
+/// What comes of these questions in time, each asked on a thread of its own.
+async fn answers<T: Send + 'static>(
+    questions: impl Iterator<Item = impl FnOnce() -> Option<T> + Send + 'static>,
+) -> Vec<T> {
+    let asked = questions.map(|question| tokio::time::timeout(ANSWER, tokio::task::spawn_blocking(question)));
+    let answered = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
+    answered.into_iter().filter_map(|answer| answer.ok()?.ok()?).collect()
 }
 
 /// How many blocks there are, are cached, and are read by short circuit from here.
