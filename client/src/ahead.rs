@@ -407,7 +407,11 @@ impl AheadTaker for Expected {
         let content = self.expected.remove(&name).and_then(|content| content.upgrade());
         let (Some(content), Some(core)) = (content, self.core.upgrade()) else { return };
         if content.walk.get().is_some_and(|walk| walk.by() == By::Node) {
-            return content.wait_for_kernel(leased);
+            return match core.caches.residents.spare_descriptor() {
+                Some(share) => content.wait_for_kernel(leased, share),
+                // It is given back: what is read needs them.
+                None => content.forget_ahead(),
+            };
         }
         // Whoever leases it at this moment gets his own.
         let Ok(_nobody_else) = content.leasing.try_lock() else { return content.forget_ahead() };

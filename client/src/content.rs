@@ -25,7 +25,7 @@ use crate::{
     ahead::{AheadShare, Walk},
     calls::Calls,
     closing::Closing,
-    descriptors::Residents,
+    descriptors::{Residents, Share},
     leases::{Leased, Local},
     master::Trust,
     metadata::{Key, Known, Metadata, Terms},
@@ -92,8 +92,8 @@ pub(crate) struct Content {
     pub(crate) counted: AtomicBool,
     /// While it is leased ahead and not read.
     pub(crate) ahead: Mutex<Option<AheadShare>>,
-    /// A lease that came ahead, for whoever hands the cache file to the kernel.
-    pub(crate) waiting: Mutex<Option<Leased>>,
+    /// A lease that came ahead, for whoever hands the cache file to the kernel, and the descriptor's share of the budget.
+    pub(crate) waiting: Mutex<Option<(Leased, Share)>>,
 }
 
 impl Content {
@@ -139,7 +139,7 @@ impl Content {
     }
 
     /// Keeps a lease that came ahead, unless somebody has read the file by now.
-    pub(crate) fn wait_for_kernel(self: &Arc<Self>, leased: Leased) {
+    pub(crate) fn wait_for_kernel(self: &Arc<Self>, leased: Leased, share: Share) {
         let content = Arc::downgrade(self);
         let on_recall = move || {
             if let Some(content) = content.upgrade() {
@@ -149,14 +149,14 @@ impl Content {
         };
         let mut waiting = self.waiting.lock();
         let unwanted = self.counted.load(Ordering::Relaxed) || !leased.guard.watched_by(&(Arc::new(on_recall) as _));
-        let ended = if unwanted { Some(leased) } else { waiting.replace(leased) };
+        let ended = if unwanted { Some((leased, share)) } else { waiting.replace((leased, share)) };
         drop(waiting);
         drop(ended);
     }
 
     /// The lease that came ahead.
     pub(crate) fn take_waiting(&self) -> Option<Leased> {
-        self.waiting.lock().take()
+        self.waiting.lock().take().map(|(leased, _share)| leased)
     }
 
     /// Whether nobody has read it or leased it.

@@ -88,6 +88,14 @@ impl Residents {
         Share { counts: Arc::clone(&self.counts), mapped: None }
     }
 
+    /// A share for one descriptor that takes no other's place; `None` where the budget is used up.
+    pub(crate) fn spare_descriptor(&self) -> Option<Share> {
+        let max = self.descriptors_max.load(Ordering::Relaxed);
+        let more = |count: usize| (count < max).then_some(count + 1);
+        self.counts.descriptors.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Share { counts: Arc::clone(&self.counts), mapped: None })
+    }
+
     /// A share for one mapping; `None` where the budget has no room for it.
     pub(crate) fn mapping(&self, bytes: u64) -> Option<Share> {
         let full = || {
