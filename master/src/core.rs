@@ -97,6 +97,53 @@ pub enum Step {
     Load(Box<NeedsLoad>),
 }
 
+/// The state while it is read.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    state: RwLockReadGuard<'a, State>,
+    #[cfg(debug_assertions)]
+    of: usize,
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    /// Whose state this thread is reading.
+    static HELD: std::cell::RefCell<Vec<usize>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+impl<'a> Reading<'a> {
+    #[cfg(debug_assertions)]
+    fn of(core: &'a Core) -> Self {
+        let of = std::ptr::from_ref(core) as usize;
+        let held = HELD.with_borrow(|held| held.contains(&of));
+        assert!(!held, "the state is read by who reads it already");
+        let state = core.state.read();
+        HELD.with_borrow_mut(|held| held.push(of));
+        Self { state, of }
+    }
+
+    #[cfg(not(debug_assertions))]
+    fn of(core: &'a Core) -> Self {
+        Self { state: core.state.read() }
+    }
+}
+
+impl std::ops::Deref for Reading<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        // A thread that ends has no list any more.
+        let _ = HELD.try_with(|held| held.borrow_mut().retain(|of| *of != self.of));
+    }
+}
+
 /// State and journal, and the one way to change them.
 #[derive(Debug)]
 pub struct Core {
@@ -120,9 +167,13 @@ impl Core {
         }
     }
 
-    /// The state, to read. Hold it shortly: writers wait.
-    pub fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read()
+    /// The state, to read. Hold it shortly: writers wait. Take no other lock of the master's and ask nothing that reads the
+    /// state while you hold it: who reads a second time waits behind a writer that waits for the first.
+    ///
+    /// # Panics
+    /// In a debug build, if this thread holds it already.
+    pub fn read(&self) -> Reading<'_> {
+        Reading::of(self)
     }
 
     /// A frozen copy of the state, and the Position after which it is.

@@ -2,8 +2,13 @@
 //!
 //! Nothing here decides: it holds the parts, and turns what follows from an entry ([`Master::follow`]) into messages to
 //! sessions and workers.
+//!
+//! Lock order: the state ([`Core::read`]) and the registry are never held together, and no part reads the state twice at once.
+//! The state may be held while `attempts`, or the jobs' list of those that are running, is taken; the registry while a shard of
+//! `locations` is.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -212,16 +217,20 @@ impl Master {
     #[must_use]
     pub fn in_safe_mode(&self) -> bool {
         let age = self.core.clock().monotonic().saturating_sub(self.started_monotonic);
-        let registry = self.registry.lock();
-        let all_reported = registry.live().count() > 0 && registry.live().all(|(_, record)| record.reported);
-        age < self.config.safe_mode && !(all_reported && self.expected_workers_are_here(&registry))
+        age < self.config.safe_mode && !self.workers_are_here()
     }
 
-    /// Whether every worker that holds content which is nowhere else has reported.
-    fn expected_workers_are_here(&self, registry: &Registry) -> bool {
-        let state = self.core.read();
-        let mut holders = state.pending().flat_map(|pending| state.holders(pending.file));
-        holders.all(|holder| registry.slot(holder.worker).and_then(|s| registry.get(s)).is_some_and(|r| r.reported))
+    /// Whether all known workers have reported, and all that hold content which is nowhere else are known.
+    fn workers_are_here(&self) -> bool {
+        let expected: HashSet<WorkerId> = {
+            let state = self.core.read();
+            state.pending().flat_map(|pending| state.holders(pending.file)).map(|holder| holder.worker).collect()
+        };
+        let registry = self.registry.lock();
+        let reported = |id: WorkerId| registry.slot(id).and_then(|slot| registry.get(slot)).is_some_and(|r| r.reported);
+        registry.live().count() > 0
+            && registry.live().all(|(_, record)| record.reported)
+            && expected.into_iter().all(reported)
     }
 
     /// Follows a path, asking under stores where names are missing or due to be looked at again.

@@ -88,8 +88,8 @@ async fn a_worker_that_gives_nothing_is_left_out_by_who_noticed() -> Result<()> 
         assert!(read_all(&client, &format!("/f{n}")).await? == content, "file {n} differs");
         client.write(format!("/new{n}"), content.clone(), CreateOptions::default()).await?;
     }
-    // It was found out once: after that nobody waits for it.
-    assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+    // It was found out once, which takes half of the client's time: after that nobody waits for it, or it would be 8 times that.
+    assert!(started.elapsed() < Duration::from_secs(20), "it took {:?}", started.elapsed());
     nix::sys::signal::kill(frozen, nix::sys::signal::Signal::SIGCONT)?;
     Ok(())
 }

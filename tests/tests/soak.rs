@@ -471,7 +471,8 @@ async fn soak(seed: u64, time: Duration) -> Result<()> {
     };
     let neighbour = tokio::spawn(neighbour.run(Arc::clone(&stop)));
     let mut random = StdRng::seed_from_u64(seed ^ 0xdef);
-    let done = torment(&mut cluster, &mut random, &running, &there, Instant::now() + time).await?;
+    let tormented = torment(&mut cluster, &mut random, &running, &there, Instant::now() + time).await;
+    let done = tormented.inspect_err(|_| keep(&cluster))?;
     stop.store(true, Ordering::SeqCst);
     let mut ended = Vec::new();
     for actor in actors {

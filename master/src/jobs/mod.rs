@@ -162,7 +162,9 @@ impl Jobs {
 /// # Errors
 /// Those of the journal.
 pub async fn round(master: Arc<Master>) -> Result<()> {
-    if master.core.read().jobs().all(|(_, job)| job.state != JobState::Running) || master.in_safe_mode() {
+    // A statement of its own: the state is read until the end of one.
+    let idle = master.core.read().jobs().all(|(_, job)| job.state != JobState::Running);
+    if idle || master.in_safe_mode() {
         return Ok(());
     }
     master.jobs.end_old_sessions(&master).await?;

@@ -9,8 +9,9 @@ use crate::{cluster::WorkerRecord, config::Authentication, journal::Health, mast
 /// The whole report.
 #[must_use]
 pub fn report(master: &Master) -> v1::Report {
-    let state = master.core.read();
+    let (safe_mode, checkpoint) = (master.in_safe_mode(), master.checkpoint.lock().0);
     let journal = master.core.journal();
+    let state = master.core.read();
     let (mut pending_files, mut pending_bytes) = (0, 0);
     for pending in state.pending() {
         pending_files += 1;
@@ -21,15 +22,15 @@ pub fn report(master: &Master) -> v1::Report {
         cluster: master.cluster.to_bytes().into(),
         version: greeting::VERSION.to_owned(),
         started: u64::try_from(master.started.0).unwrap_or(0),
-        safe_mode: master.in_safe_mode(),
-        safe_mode_reason: if master.in_safe_mode() { "waiting for workers to report".into() } else { String::new() },
+        safe_mode,
+        safe_mode_reason: if safe_mode { "waiting for workers to report".into() } else { String::new() },
         files: (state.inodes() as u64).saturating_sub(directories),
         directories,
         journal_bytes: bytes_in(&master.config.journal),
         namespace_bytes: state.bytes() as u64,
         position: journal.last().0,
         durable: journal.durable().borrow().0,
-        checkpoint: master.checkpoint.lock().0,
+        checkpoint,
         journal_trouble: trouble(&journal.health()),
         sessions: master.sessions.count() as u64,
         persist_pending_files: pending_files,
