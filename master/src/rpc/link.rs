@@ -25,7 +25,6 @@ use super::{admin, answer, reach};
 use crate::{
     cluster::{BlockSet, Holding, WorkerSlot, links::Messages, links::message, registry::Registration},
     master::Master,
-    state::State,
     under::{LiveMount, Proof, Verdict},
 };
 
@@ -217,23 +216,23 @@ impl Link {
         if file.lease != 0 {
             return self.written(worker, file);
         }
-        let known = known(&self.master.core.read(), version);
-        match known {
-            Known::Current { persisted: true } if !file.persisted => {
+        let persisted = self.master.core.read().persisted(version.0, version.1);
+        match persisted {
+            Some(true) if !file.persisted => {
                 let mark = v1::OrderMark { file: file.file, generation: file.generation };
                 self.master.links.post(worker, order::What::Mark(mark));
             }
-            Known::Over if file.persisted => {
+            None if file.persisted => {
                 let forget = v1::OrderForget { file: file.file, generation: file.generation, lease: 0 };
                 self.master.links.post(worker, order::What::Forget(forget));
             }
-            Known::Over => {
+            None => {
                 if let (Some(record), Ok(content)) = (self.master.registry.lock().get_mut(worker), admin::content(file))
                 {
                     record.unknown.insert(version, content);
                 }
             }
-            Known::Current { .. } => {}
+            Some(_) => {}
         }
     }
 
@@ -310,20 +309,6 @@ async fn prove_one(master: &Master, worker: WorkerSlot, mount: &Arc<LiveMount>) 
         Verdict::Unknown(error) => {
             tracing::debug!(%error, worker = worker.0, mount = %id, "a worker could not say what it sees");
         }
-    }
-}
-
-/// What the namespace says of a version.
-enum Known {
-    Current { persisted: bool },
-    Over,
-}
-
-fn known(state: &State, version: (FileId, Generation)) -> Known {
-    match answer::content(state, version.0) {
-        Some(content) if content.generation == version.1 => Known::Current { persisted: content.persisted },
-        _ if state.knows(version.0, version.1) => Known::Current { persisted: true },
-        _ => Known::Over,
     }
 }
 

@@ -389,12 +389,16 @@ impl State {
         records.filter_map(holder).collect()
     }
 
-    /// The version that a file has, or an open one that is over: length and whether it is in the under store.
+    /// Whether a version is in the under store, where it is one that a file has, that somebody writes (its worker may have all
+    /// of it before it is committed), or that is over and open. `None`: nobody has a use for it.
     #[must_use]
-    pub fn knows(&self, file: FileId, generation: Generation) -> bool {
-        let current = self.tree.get(file).is_some_and(|inode| inode.generation() == generation);
-        let written = || self.lease_on(file).is_some_and(|lease| lease.generation == generation);
-        current || self.orphans.contains(&(file, generation)) || written()
+    pub fn persisted(&self, file: FileId, generation: Generation) -> Option<bool> {
+        let current = self.tree.get(file).filter(|inode| inode.generation() == generation);
+        if let Some(inode) = current {
+            return Some(inode.persistence() == Persistence::Persisted);
+        }
+        let written = || self.lease_on(file).filter(|lease| lease.generation == generation).map(|_| false);
+        self.orphans.get(&(file, generation)).map(|orphan| orphan.stored).or_else(written)
     }
 
     /// The eviction policy and the group of an inode: of the nearest ancestor with a policy, else the first directory below

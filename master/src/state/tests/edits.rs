@@ -338,7 +338,7 @@ fn a_file_without_a_name_is_written_until_it_is_closed() {
     assert!(machine.has(&Effect::OrphanOver { mount: MountId::ROOT, name: orphan }), "all of it is in the cache now");
     check_replay(&machine, 6);
     machine.run(machine.commit(lease, 7, EditBytes::Cache)).unwrap();
-    assert!(machine.state.knows(file, third));
+    assert!(machine.state.persisted(file, third).is_some());
     // Opened once more by who has it open still, and closed under an edit.
     let (lease, _) = machine.edit(file).unwrap();
     let other = machine.another_session();
