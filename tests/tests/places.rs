@@ -119,7 +119,8 @@ impl Drop for Group {
 
 /// A cluster whose workers have this tier.
 fn cluster(tier: &str) -> Result<Cluster> {
-    let mut cluster = Cluster::new()?.with("LARDER_WORKER_TIERS", tier);
+    // A policy that may turn to keeping what is there would not take what is read next.
+    let mut cluster = Cluster::new()?.with("LARDER_WORKER_TIERS", tier).with("LARDER_WORKER_EVICTION_POLICY", "LRU");
     cluster.start_master()?;
     for n in 0..FILES {
         fs::write(cluster.under().join(format!("file{n}")), trees::bytes(n, FILE as usize))?;
