@@ -6,6 +6,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -30,14 +31,22 @@ pub fn larder() -> PathBuf {
     binary
 }
 
-/// A port that is free now.
+/// Ports that the kernel gives to nobody by itself, and that nothing has by default. One that it gives may be some connection's
+/// before it is used, or while the process that has it is started anew.
+const PORTS: std::ops::Range<u32> = 12_000..19_000;
+
+/// A port that is free now, and given to nobody else in this process.
 ///
 /// # Panics
 /// When there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let span = PORTS.end - PORTS.start;
+    let first = std::process::id().wrapping_mul(97);
+    let mut drawn = (0..span).map(|_| first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % span);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    drawn.find_map(|at| u16::try_from(PORTS.start + at).ok().filter(is_free)).expect("a free port")
 }
 
 /// One process. It is killed when dropped.
