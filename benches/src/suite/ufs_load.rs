@@ -112,17 +112,23 @@ fn load(lab: &Lab<'_>, fs: &FileSystem, path: &str) -> Result<Round> {
     }
 }
 
-/// Drops what is cached, and waits until it is gone.
+/// Drops what is cached, and waits until it is gone and its room is free: a load never waits for room.
 pub(super) fn free(lab: &Lab<'_>, fs: &FileSystem, path: &str) -> Result<()> {
     lab.wait(fs.free(path, FreeOptions { recursive: true, forced: true }))?;
     let start = Instant::now();
-    while lab.wait(is_cached(fs, path))? {
+    while lab.wait(is_cached(fs, path))? || !lab.wait(has_room(fs))? {
         if start.elapsed() > FREED {
             return Err(Error::new(ErrorKind::Deadline, "freed blocks do not go").at(path));
         }
         lab.pause(Duration::from_millis(50))?;
     }
     Ok(())
+}
+
+/// Whether the tiers are all but empty, as the workers have reported last.
+async fn has_room(fs: &FileSystem) -> Result<bool> {
+    let report = fs.report().await?;
+    Ok(report.workers.iter().flat_map(|worker| &worker.tiers).all(|tier| tier.used < tier.capacity / 10))
 }
 
 async fn is_cached(fs: &FileSystem, path: &str) -> Result<bool> {
