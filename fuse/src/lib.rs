@@ -2,7 +2,8 @@
 //!
 //! [`mount`] puts a directory of the namespace at a place in the file system and serves it until it is unmounted. From the outside
 //! in: `transport` carries the kernel's requests; `server` knows what is open and which node stands for what; `namespace`,
-//! `directories` and `files` answer; `work` is what the writers of a file share; `invalidation` drops what others have changed.
+//! `directories` and `files` answer; `work` is what the writers of a file share, and `commits` makes versions of it;
+//! `invalidation` drops what others have changed.
 //! `nodes`, `mode`, `backing`, `ranges`, `attributes` and `options` decide and do nothing else. `accounts` counts, and `told` says
 //! which way files are served.
 //!

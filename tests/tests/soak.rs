@@ -1,6 +1,6 @@
-//! A soak: random changes through clients and directly in the under-store directory, while processes are killed and frozen
-//! and the under store goes away and comes back at random, compared with what was acknowledged. Nothing acknowledged is lost, nothing is stale beyond its bound, nobody
-//! waits beyond his deadline.
+//! A soak: random changes through clients and directly in the under-store directory, while processes are killed and frozen,
+//! and the under store's directory is moved aside and back, at random; compared with what was acknowledged. Nothing acknowledged
+//! is lost, nothing is stale beyond its bound, nobody waits beyond his deadline.
 //!
 //! `LARDER_SOAK_SECONDS` makes it longer (30 without), `LARDER_SOAK_SEED` repeats the choices of a run: the seed is printed.
 //! Each name has one writer, so what may be found there is known. A name whose last change failed may hold the old or the
@@ -416,7 +416,7 @@ async fn torment(
             }
             _ => {
                 *running.lock() = None;
-                without_under_store(cluster, there, pause * 3).await?;
+                moved_aside(cluster, there, pause * 3).await?;
                 *running.lock() = Some(Instant::now());
             }
         }
@@ -424,15 +424,15 @@ async fn torment(
     Ok(done)
 }
 
-/// The directory of the under store is not where it was for a while, as when a network file system is unmounted.
-async fn without_under_store(cluster: &Cluster, there: &tokio::sync::Mutex<()>, pause: Duration) -> Result<()> {
+/// The directory of the under store is moved aside for a while, and a stranger's is at its place. Servers have it open, so they
+/// go on with the one that is theirs; nobody may write into the other.
+async fn moved_aside(cluster: &Cluster, there: &tokio::sync::Mutex<()>, pause: Duration) -> Result<()> {
     let _away = there.lock().await;
     let (under, away) = (cluster.under(), cluster.under().with_extension("away"));
     fs::rename(&under, &away)?;
-    // With its place as somebody sees it who has not mounted it.
     fs::create_dir(&under)?;
     tokio::time::sleep(pause).await;
-    fs::remove_dir(&under).context("somebody wrote where the under store is not mounted")?;
+    fs::remove_dir(&under).context("somebody wrote into a stranger's directory")?;
     Ok(fs::rename(&away, &under)?)
 }
 
